@@ -1,0 +1,87 @@
+"""The one runner: `uv run nox -s <session>`; CI runs these and nothing else.
+
+Sessions run in the environment that `uv run` has made, so nothing is installed twice.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.default_venv_backend = "uv|virtualenv"
+
+
+@nox.session(python=False)
+def lint(session: nox.Session) -> None:
+    """Style and import rules."""
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session(python=False)
+def types(session: nox.Session) -> None:
+    """Strict types, and the public names as a user's program sees them."""
+    session.run("mypy")
+    session.run("mypy", "tests/typing_public_api.py")
+
+
+@nox.session(python=False)
+def tests(session: nox.Session) -> None:
+    """The whole test suite with branch coverage; arguments go to pytest."""
+    env = {"COVERAGE_CORE": "ctrace", "PYTHONUNBUFFERED": "1"}
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-n", "2", *session.posargs, env=env)
+    session.run("coverage", "combine", "--quiet")
+    if not session.posargs:
+        session.run("coverage", "report", "--fail-under=90", "--format=total")
+        inner = "src/savannah/domain/*,src/savannah/application/*"
+        session.run("coverage", "report", f"--include={inner}", "--fail-under=100")
+
+
+@nox.session(python=False)
+def coverage(session: nox.Session) -> None:
+    """Where the last test run did not go."""
+    session.run("coverage", "report")
+
+
+@nox.session
+def embedding(session: nox.Session) -> None:
+    """The wheel without any extra, in an empty environment: the ten lines must run."""
+    session.run("uv", "build", "--wheel", "--quiet", "--out-dir", session.create_tmp(), external=True)
+    wheel = next(Path(session.create_tmp()).glob("*.whl"))
+    session.run_install("uv", "pip", "install", "--quiet", str(wheel), external=True)
+    session.run("python", "tests/architecture/embedded_program.py")
+
+
+@nox.session(python=False)
+def bench(session: nox.Session) -> None:
+    """Figures of this machine, as ratios within one run."""
+    session.run("python", "benchmarks/light.py", *session.posargs)
+
+
+@nox.session(python=False)
+def lock(session: nox.Session) -> None:
+    """Take the newest versions: the pins in pyproject.toml and the hashed requirements.lock."""
+    project = ROOT / "pyproject.toml"
+    pins = re.compile(r"(?<=^constraint-dependencies = \[\n)[^\]]*(?=^\])", re.MULTILINE)
+    if "--upgrade" in session.posargs:
+        project.write_text(pins.sub("", project.read_text()))
+        session.run("uv", "lock", "--upgrade", "--quiet", external=True)
+    packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+    lines = [
+        f'  "{each["name"]}=={each["version"]}",\n'
+        for each in packages
+        if "editable" not in each["source"]
+    ]
+    project.write_text(pins.sub("".join(lines), project.read_text(), count=1))
+    session.run(
+        "uv", "export", "--quiet", "--no-header", "--no-annotate", "--no-emit-project", "--no-dev",
+        "--extra", "server", "--output-file", "requirements.lock", external=True,
+    )  # fmt: skip

@@ -1,0 +1,506 @@
+"""Use cases on messages: the outbox relay, the sending, what gateways report, and resending.
+
+The message row is the outbox. `dispatch_due` leases rows and gives their ids to the queue, `send`
+hands them to the gateway outside any transaction, `sweep` finds what a crash left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from savannah.application import idempotency
+from savannah.application.business import Business
+from savannah.application.customers import learn_reachability
+from savannah.application.idempotency import Once
+from savannah.application.ports import (
+    Clock,
+    DueMessage,
+    JobQueue,
+    Metrics,
+    NotificationFilter,
+    Randomness,
+    Sms,
+    SmsGateway,
+    Storage,
+    UnitOfWork,
+)
+from savannah.domain import text
+from savannah.domain.access import Caller, Scope
+from savannah.domain.customer import CustomerId, Reachability
+from savannah.domain.errors import (
+    CustomerErased,
+    CustomerOptedOut,
+    NoSmsForStatus,
+    Problems,
+    ResendThrottled,
+    SmsBudgetExhausted,
+)
+from savannah.domain.events import Event
+from savannah.domain.notification import (
+    Accepted,
+    Action,
+    DeliveryReport,
+    Facts,
+    Notification,
+    Outcome,
+    Pause,
+    RefusalKind,
+    RefusedSms,
+    SmsStatus,
+    UnknownOutcome,
+    budget_free_at,
+    decide,
+    resend_free_at,
+)
+from savannah.domain.order import NotificationId, OrderId
+from savannah.domain.paging import Page, PageRequest
+from savannah.domain.sms_text import SmsEvent
+
+log = logging.getLogger("savannah.notifications")
+
+LEASE: Final = timedelta(seconds=30)
+REPORT_WINDOW: Final = timedelta(hours=24)
+_PAUSING: Final = (RefusalKind.ACCOUNT, RefusalKind.SENDER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What one sweep found: messages of a dead attempt, blind retries, expired keys."""
+
+    stuck: int = 0
+    retried: int = 0
+    expired_keys: int = 0
+
+
+class Notifications:
+    """What can be done with messages.
+
+    `dispatch_due`, `send`, `sweep` and `record_report` are the machine's own work and take no
+    caller; the rest checks the caller's permission first.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        gateway: SmsGateway,
+        jobs: JobQueue,
+        clock: Clock,
+        randomness: Randomness,
+        metrics: Metrics,
+        business: Business,
+        in_flight: int = 32,
+        stuck_after: timedelta = timedelta(seconds=60),
+    ) -> None:
+        """Takes the ports.
+
+        Args:
+            in_flight: how many requests to the gateway may run at once in this process.
+            stuck_after: an attempt that old died with its process; longer than any gateway
+                timeout.
+        """
+        self._storage = storage
+        self._gateway = gateway
+        self._jobs = jobs
+        self._clock = clock
+        self._randomness = randomness
+        self._metrics = metrics
+        self._policy = business.policy
+        self._currency = business.currency
+        self._slots = asyncio.Semaphore(in_flight)
+        self._stuck_after = stuck_after
+
+    # --- the relay -------------------------------------------------------------------------------
+
+    async def dispatch_due(self, *, most: int = 256) -> int:
+        """Lease up to `most` due messages and queue them; how many.
+
+        While the gateway is paused nothing goes out, and the first one after that is a probe.
+        """
+        now = self._clock.now()
+        async with self._storage() as uow:
+            pause = await uow.notifications.pause()
+            if pause is not None and pause.until > now:
+                return 0
+            ids = await uow.notifications.lease_due(
+                now=now, until=now + LEASE, most=most if pause is None else 1
+            )
+            await uow.commit()
+        if ids:
+            await self._jobs.enqueue(ids)
+        return len(ids)
+
+    async def next_due_at(self) -> datetime | None:
+        """When the relay should look again, at the latest; None when nothing waits."""
+        async with self._storage(reading=True) as uow:
+            due = await uow.notifications.next_due_at()
+            pause = await uow.notifications.pause()
+        if due is None or pause is None:
+            return due
+        return max(due, pause.until)
+
+    async def sweep(self, *, most: int = 500) -> Swept:
+        """Find attempts that died with their process, and what follows an unknown outcome."""
+        now = self._clock.now()
+        async with self._storage() as uow:
+            stuck = await uow.notifications.stuck(handed_before=now - self._stuck_after, most=most)
+            lost = [message.lost_sight("interrupted", at=now) for message in stuck]
+            retried: list[Notification] = []
+            if self._policy.resend_unknown:
+                waited = now - self._policy.unknown_wait
+                unknown = await uow.notifications.unknown_since(handed_before=waited, most=most)
+                retried = [
+                    message.retried_blindly(policy=self._policy, at=now) for message in unknown
+                ]
+            if changed := lost + retried:
+                await uow.notifications.save(*changed)
+            expired = await uow.idempotency.forget_expired(now=now)
+            await uow.commit()
+        self._count(changed)
+        if lost:
+            log.warning("attempts died with their process", extra={"messages": len(lost)})
+        return Swept(stuck=len(lost), retried=len(retried), expired_keys=expired)
+
+    async def backlog(self) -> tuple[int, timedelta]:
+        """How many messages wait, and for how long the oldest one that is due has waited."""
+        async with self._storage(reading=True) as uow:
+            depth, since = await uow.notifications.backlog()
+        age = timedelta(0) if since is None else self._clock.now() - since
+        return depth, max(age, timedelta(0))
+
+    # --- the sending -----------------------------------------------------------------------------
+
+    async def send(self, ids: Sequence[NotificationId]) -> None:
+        """Hand leased messages to the gateway and keep what became of them.
+
+        The gateway is called outside any transaction, after `sending` was committed; a crash in
+        between turns into `unknown`, never into a blind second send.
+        """
+        under_way = {
+            asyncio.create_task(self._hand_over(message)): message
+            for message in await self._start(ids)
+        }
+        try:
+            while under_way:
+                done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                await self._settle([(under_way.pop(task), task.result()) for task in done])
+        finally:
+            for task in under_way:
+                task.cancel()
+
+    async def _start(self, ids: Sequence[NotificationId]) -> Sequence[Notification]:
+        """Judge the messages with what is known now; those that go out are marked `sending`."""
+        now = self._clock.now()
+        async with self._storage() as uow:
+            pause = await uow.notifications.pause()
+            if pause is not None:
+                probes = [] if pause.until > now else ids[:1]
+                await uow.notifications.release([id_ for id_ in ids if id_ not in probes])
+                ids = probes
+            due = await uow.notifications.start(ids) if ids else ()
+            judged = await self._judge(uow, due, now=now)
+            if judged:
+                await uow.notifications.save(*judged)
+            await uow.commit()
+        self._count(message for message in judged if message.status is not SmsStatus.SENDING)
+        return [message for message in judged if message.status is SmsStatus.SENDING]
+
+    async def _judge(
+        self, uow: UnitOfWork, due: Sequence[DueMessage], *, now: datetime
+    ) -> list[Notification]:
+        texted: dict[str, list[datetime]] = {}
+        if due and (limit := self._policy.phone_limit) is not None:
+            phones = {each.customer.phone.e164 for each in due if each.customer.phone is not None}
+            found = await uow.notifications.texted_at(phones, after=now - limit.window)
+            texted = {phone: list(found.get(phone, ())) for phone in phones}
+        today, month = await self._spent(uow, now=now) if due else (0, 0)
+        judged: list[Notification] = []
+        for each in due:
+            customer, message = each.customer, each.notification
+            phone = customer.phone
+            times = texted.get(phone.e164, []) if phone is not None else []
+            verdict = decide(
+                Facts(
+                    now=now,
+                    event=message.event,
+                    phone=phone,
+                    order_deleted=each.order_deleted,
+                    customer_erased=customer.erased_at is not None,
+                    opted_out=customer.sms_opt_out,
+                    blocked=customer.reachability is Reachability.BLOCKED,
+                    asked_by_human=message.resend_of is not None,
+                    texted_at=times,
+                    spent_today=today,
+                    spent_this_month=month,
+                ),
+                self._policy,
+            )
+            after = message.judged(verdict, at=now)
+            if verdict.action is Action.SEND:
+                assert phone is not None
+                after = after.started(to=phone, at=now)
+                times.append(now)
+            judged.append(after)
+        return judged
+
+    async def _spent(self, uow: UnitOfWork, *, now: datetime) -> tuple[int, int]:
+        if not self._policy.has_budget:
+            return 0, 0
+        local = now.astimezone(self._policy.zone)
+        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
+        spent = uow.notifications.spent
+        return (
+            await spent(currency=self._currency, since=midnight.astimezone(now.tzinfo)),
+            await spent(
+                currency=self._currency, since=midnight.replace(day=1).astimezone(now.tzinfo)
+            ),
+        )
+
+    async def _hand_over(self, message: Notification) -> Outcome:
+        assert message.to is not None
+        assert message.text is not None
+        async with self._slots:
+            try:
+                return await self._gateway.send(
+                    Sms(id=message.id, to=message.to.e164, text=message.text)
+                )
+            except Exception:
+                # A gateway adapter answers with values; one that raises may have sent it.
+                log.exception("the gateway adapter failed", extra={"notification": message.id})
+                return UnknownOutcome(cause="adapter_error")
+
+    async def _settle(self, results: Sequence[tuple[Notification, Outcome]]) -> None:
+        now = self._clock.now()
+        async with self._storage() as uow:
+            rows = await uow.notifications.get_many(
+                [message.id for message, _ in results], lock="update"
+            )
+            current = {row.id: row for row in rows}
+            accepted = [
+                outcome.provider_id for _, outcome in results if isinstance(outcome, Accepted)
+            ]
+            early: dict[str, list[DeliveryReport]] = {}
+            for report in await uow.notifications.kept_reports(accepted) if accepted else ():
+                early.setdefault(report.provider_id, []).append(report)
+            settled: list[Notification] = []
+            for message, outcome in results:
+                after = current[message.id]
+                # Someone else may have settled it: a sweep that took us for dead, a report.
+                same_attempt = after.attempts == message.attempts
+                if same_attempt and after.status in (SmsStatus.SENDING, SmsStatus.UNKNOWN):
+                    after = after.settled(
+                        outcome,
+                        policy=self._policy,
+                        jitter=self._randomness.fraction(),
+                        at=now,
+                    )
+                if isinstance(outcome, Accepted):
+                    for report in early.get(outcome.provider_id, ()):
+                        after = after.reported(report)
+                        await self._learn(uow, after.customer_id, report)
+                elif isinstance(outcome, RefusedSms) and outcome.kind is RefusalKind.BLOCKED:
+                    await learn_reachability(uow, after.customer_id, Reachability.BLOCKED)
+                if after is not current[message.id]:
+                    settled.append(after)
+            if settled:
+                await uow.notifications.save(*settled)
+            await self._pause_or_resume(uow, [outcome for _, outcome in results], now=now)
+            await uow.commit()
+        self._count(settled)
+
+    async def _pause_or_resume(
+        self, uow: UnitOfWork, outcomes: Sequence[Outcome], *, now: datetime
+    ) -> None:
+        pause = await uow.notifications.pause()
+        trouble = next(
+            (
+                outcome
+                for outcome in outcomes
+                if isinstance(outcome, RefusedSms) and outcome.kind in _PAUSING
+            ),
+            None,
+        )
+        if trouble is not None:
+            since = now if pause is None else pause.since
+            until = now + self._policy.pause
+            await uow.notifications.set_pause(
+                Pause(kind=trouble.kind, code=trouble.code, until=until, since=since)
+            )
+            log.error("the gateway refuses our account or sender", extra={"code": trouble.code})
+        elif pause is not None and any(isinstance(outcome, Accepted) for outcome in outcomes):
+            await uow.notifications.set_pause(None)
+            self._jobs.wake()
+
+    # --- what the gateway tells later ------------------------------------------------------------
+
+    async def record_report(self, report: DeliveryReport) -> None:
+        """Keep a delivery report and what it means; a repeat changes nothing.
+
+        A report with an unknown id settles the one `unknown` message to the same phone of the
+        last 24 hours, if there is exactly one; else it is kept until the id becomes known.
+        """
+        after: Notification | None = None
+        async with self._storage() as uow:
+            message = await uow.notifications.by_provider_id(report.provider_id)
+            if message is None and report.report is not None:
+                candidates = await uow.notifications.unknown_to(
+                    report.phone, handed_after=report.received_at - REPORT_WINDOW
+                )
+                message = candidates[0] if len(candidates) == 1 else None
+            is_new = await uow.notifications.keep_report(report, matched=message is not None)
+            if is_new and message is not None:
+                reported = message.reported(report)
+                if reported is not message:
+                    after = reported
+                    await uow.notifications.save(after)
+                await self._learn(uow, message.customer_id, report)
+            await uow.commit()
+        if report.report is None:
+            log.warning("a delivery report with an unknown word", extra={"word": report.word[:40]})
+        if after is not None:
+            self._count([after])
+
+    async def _learn(
+        self, uow: UnitOfWork, customer_id: CustomerId, report: DeliveryReport
+    ) -> None:
+        if (taught := report.reachability) is not None:
+            await learn_reachability(uow, customer_id, taught)
+
+    def _count(self, messages: Iterable[Notification]) -> None:
+        for message in messages:
+            self._metrics.sms(message.event, message.status)
+            if message.status is SmsStatus.SENT and message.cost is not None:
+                self._metrics.sms_cost(message.cost.currency, message.cost.units)
+
+    # --- what people ask for ---------------------------------------------------------------------
+
+    async def get(self, notification_id: NotificationId, *, by: Caller) -> Notification:
+        """One message. Raises: InsufficientScope, NotFound."""
+        by.require(Scope.ORDERS_READ)
+        async with self._storage(reading=True) as uow:
+            return await uow.notifications.get(notification_id)
+
+    async def list(
+        self, where: NotificationFilter, page: PageRequest, *, by: Caller
+    ) -> Page[Notification]:
+        """A page of messages. Raises: InsufficientScope."""
+        by.require(Scope.ORDERS_READ)
+        async with self._storage(reading=True) as uow:
+            return await uow.notifications.list(where, page)
+
+    async def resend(
+        self,
+        order_id: OrderId,
+        *,
+        event: str | None = None,
+        by: Caller,
+        once: Once[Notification] | None = None,
+    ) -> Notification:
+        """Text an order's customer again because a person asks for it.
+
+        Quiet hours and duplicates do not apply; opt-out, budget and 1 a minute, 5 a day do.
+
+        Raises:
+            InsufficientScope, NotFound, Invalid, NoSmsForStatus, CustomerErased,
+            CustomerOptedOut, SmsBudgetExhausted, ResendThrottled; with `once` also AlreadyDone
+            and the refusals of a key.
+        """
+        by.require(Scope.NOTIFICATIONS_WRITE)
+        problems = Problems()
+        wanted = problems.check(
+            "event",
+            lambda: None if event is None else text.choice(event, SmsEvent),
+            default=None,
+        )
+        now = self._clock.now()
+        async with self._storage() as uow:
+            await idempotency.begin(once, uow, by=by, now=now)
+            order = await uow.orders.get(order_id, lock="update")
+            problems.raise_if_any()
+            about = wanted or order.default_sms_event
+            if about not in order.reached_events:
+                raise NoSmsForStatus(order.status, order.reached_events)
+            customer = await uow.customers.get(order.customer_id)
+            if customer.erased_at is not None:
+                raise CustomerErased
+            if customer.sms_opt_out or customer.reachability is Reachability.BLOCKED:
+                raise CustomerOptedOut
+            today, month = await self._spent(uow, now=now)
+            facts = Facts(
+                now=now,
+                event=about,
+                phone=customer.phone,
+                spent_today=today,
+                spent_this_month=month,
+            )
+            if (free_at := budget_free_at(facts, self._policy)) is not None:
+                raise SmsBudgetExhausted(retry_after=free_at - now)
+            resent_at = await uow.notifications.resent_at(order_id, after=now - timedelta(hours=24))
+            if (free_at := resend_free_at(resent_at, now=now)) is not None:
+                raise ResendThrottled(retry_after=free_at - now)
+            newest = await uow.notifications.newest(order_id)
+            assert newest is not None
+            message = Notification.compose(
+                id=NotificationId(self._randomness.uuid()),
+                event=about,
+                order=order,
+                customer=customer,
+                policy=self._policy,
+                resend_of=newest.id,
+                request_id=by.request_id,
+                at=now,
+            )
+            await uow.notifications.add(message)
+            await self._record(uow, "resent", message, by)
+            await idempotency.finish(once, uow, message, by=by, now=now)
+            await uow.commit()
+        self._count([message])
+        self._jobs.wake()
+        return message
+
+    async def replay(self, ids: Collection[NotificationId], *, by: Caller) -> int:
+        """Queue dead messages again with all their attempts; how many.
+
+        Raises:
+            InsufficientScope, NotFound, NotificationNotDead: nothing is queued then.
+        """
+        by.require(Scope.NOTIFICATIONS_WRITE)
+        now = self._clock.now()
+        async with self._storage() as uow:
+            messages = [
+                (await uow.notifications.get(id_, lock="update")).replayed(at=now) for id_ in ids
+            ]
+            if messages:
+                await uow.notifications.save(*messages)
+            for message in messages:
+                await self._record(uow, "replayed", message, by)
+            await uow.commit()
+        self._count(messages)
+        self._jobs.wake()
+        return len(messages)
+
+    async def dead(self, *, by: Caller) -> Sequence[NotificationId]:
+        """The messages whose retries are spent. Raises: InsufficientScope."""
+        by.require(Scope.ORDERS_READ)
+        async with self._storage(reading=True) as uow:
+            return await uow.notifications.ids_of_dead()
+
+    async def _record(self, uow: UnitOfWork, what: str, message: Notification, by: Caller) -> None:
+        data: dict[str, object] = {"event": message.event, "order": str(message.order_id)}
+        await uow.events.add(
+            Event(
+                id=self._randomness.uuid(),
+                at=message.updated_at,
+                actor=by.principal,
+                action=f"notification.{what}",
+                subject="notification",
+                subject_id=message.id,
+                data=data,
+                request_id=by.request_id,
+            )
+        )

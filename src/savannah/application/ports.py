@@ -1,0 +1,627 @@
+"""Everything the use cases need from the outside, in one file.
+
+A port is a role. An adapter subclasses it explicitly, so a gap is a type error. Adapters raise the
+errors of `savannah.domain.errors` only: `NotFound` where a thing is asked for by id,
+`Unavailable` when storage cannot answer now.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Literal, Protocol, Self
+from uuid import UUID
+
+from savannah.domain.customer import Customer, CustomerId, Reachability
+from savannah.domain.events import Event
+from savannah.domain.identity import (
+    Client,
+    Grant,
+    GrantId,
+    RefreshToken,
+    SigningKey,
+    User,
+    UserId,
+)
+from savannah.domain.notification import (
+    DeliveryReport,
+    Notification,
+    Outcome,
+    Pause,
+    Rate,
+    SmsStatus,
+)
+from savannah.domain.order import NotificationId, Order, OrderId, Status
+from savannah.domain.paging import Page, PageRequest
+from savannah.domain.search import SearchQuery
+from savannah.domain.sms_text import Locale, SmsEvent
+from savannah.domain.statistics import AnalyticsSums, Period, SmsSum, StatusSum
+
+Lock = Literal["share", "update"]
+
+
+# --- storage -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerFilter:
+    """Which customers: conditions combine with AND; several values of one with OR.
+
+    `archived`: False the live ones, True the archived ones, None all. `created_before` is
+    exclusive, the other bounds inclusive. `phone` is E.164; `email` is compared without case.
+    """
+
+    email: Collection[str] = ()
+    phone: Collection[str] = ()
+    code: Collection[str] = ()
+    locale: Collection[Locale] = ()
+    sms_opt_out: bool | None = None
+    sms_reachability: Collection[Reachability] = ()
+    archived: bool | None = False
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+    updated_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderFilter:
+    """Which orders (deleted ones never); amounts are totals in hundredths, both inclusive."""
+
+    status: Collection[Status] = ()
+    customer: Collection[CustomerId] = ()
+    currency: Collection[str] = ()
+    min_amount: int | None = None
+    max_amount: int | None = None
+    sms_status: Collection[SmsStatus] = ()
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+    updated_since: datetime | None = None
+
+
+class Customers(Protocol):
+    """The customers of the business. Orderings: created_at, updated_at, name."""
+
+    @abstractmethod
+    async def get(self, customer_id: CustomerId, *, lock: Lock | None = None) -> Customer:
+        """Archived ones too. Raises: NotFound."""
+
+    @abstractmethod
+    async def get_many(self, ids: Collection[CustomerId]) -> Mapping[CustomerId, Customer]:
+        """Those of the ids that exist."""
+
+    @abstractmethod
+    async def add(self, customer: Customer) -> None:
+        """Raises: EmailTaken (among non-archived, without case), CodeTaken (for ever)."""
+
+    @abstractmethod
+    async def save(self, customer: Customer) -> None:
+        """Raises: EmailTaken."""
+
+    @abstractmethod
+    async def list(self, where: CustomerFilter, page: PageRequest) -> Page[Customer]: ...
+
+    @abstractmethod
+    async def search(
+        self, query: SearchQuery, where: CustomerFilter, page: PageRequest
+    ) -> Page[Customer]:
+        """By rank, then newer `updated_at`, then id. Position values: (rank, updated_at)."""
+
+    @abstractmethod
+    async def open_orders(self, customer_id: CustomerId) -> int:
+        """How many orders are pending, processing or shipped."""
+
+
+class Orders(Protocol):
+    """The orders; deleted ones count as missing. Every order read carries its `sms` picture.
+
+    Orderings: created_at, updated_at, status_changed_at, total_amount (hundredths),
+    order_number.
+    """
+
+    @abstractmethod
+    async def get(self, order_id: OrderId, *, lock: Lock | None = None) -> Order:
+        """Raises: NotFound."""
+
+    @abstractmethod
+    async def add(self, order: Order) -> None: ...
+
+    @abstractmethod
+    async def save(self, order: Order) -> None: ...
+
+    @abstractmethod
+    async def list(self, where: OrderFilter, page: PageRequest) -> Page[Order]: ...
+
+    @abstractmethod
+    async def search(
+        self, query: SearchQuery, where: OrderFilter, page: PageRequest
+    ) -> Page[Order]:
+        """As `Customers.search`; also over the fields of the order's customer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueMessage:
+    """A leased message with what the policy looks at just before it is handed over.
+
+    `order_deleted` and `customer` are as of now; the notification's row is locked.
+    """
+
+    notification: Notification
+    order_deleted: bool
+    customer: Customer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotificationFilter:
+    status: Collection[SmsStatus] = ()
+    order: Collection[OrderId] = ()
+    customer: Collection[CustomerId] = ()
+
+
+class Notifications(Protocol):
+    """The messages; their table is the outbox. Orderings: created_at."""
+
+    @abstractmethod
+    async def add(self, notification: Notification) -> None:
+        """Becomes the order's newest one. Raises: nothing for a dedupe key not seen before."""
+
+    @abstractmethod
+    async def get(
+        self, notification_id: NotificationId, *, lock: Lock | None = None
+    ) -> Notification:
+        """Raises: NotFound."""
+
+    @abstractmethod
+    async def get_many(
+        self, ids: Collection[NotificationId], *, lock: Lock | None = None
+    ) -> Sequence[Notification]:
+        """Those of the ids that exist, in no particular order."""
+
+    @abstractmethod
+    async def save(self, *notifications: Notification) -> None: ...
+
+    @abstractmethod
+    async def newest(self, order_id: OrderId) -> Notification | None: ...
+
+    @abstractmethod
+    async def handled(self, dedupe_key: str) -> bool:
+        """Whether there is a message under this key already."""
+
+    @abstractmethod
+    async def list(self, where: NotificationFilter, page: PageRequest) -> Page[Notification]: ...
+
+    @abstractmethod
+    async def lease_due(
+        self, *, now: datetime, until: datetime, most: int
+    ) -> Sequence[NotificationId]:
+        """Take up to `most` waiting messages that are due and not leased, oldest first.
+
+        Concurrent callers never get the same one. A lease ends by itself at `until`.
+        """
+
+    @abstractmethod
+    async def next_due_at(self) -> datetime | None:
+        """When the next waiting message is due or free of its lease; None when none waits."""
+
+    @abstractmethod
+    async def start(self, ids: Collection[NotificationId]) -> Sequence[DueMessage]:
+        """Lock those of the ids that still wait, for this unit of work, with what belongs to them.
+
+        Of several callers with the same id exactly one gets it.
+        """
+
+    @abstractmethod
+    async def release(self, ids: Collection[NotificationId]) -> None:
+        """Give leases back early, so that the messages are due again at once."""
+
+    @abstractmethod
+    async def stuck(self, *, handed_before: datetime, most: int) -> Sequence[Notification]:
+        """Messages still `sending` since before that moment, locked."""
+
+    @abstractmethod
+    async def unknown_since(self, *, handed_before: datetime, most: int) -> Sequence[Notification]:
+        """Messages `unknown` whose attempt began before that moment, locked."""
+
+    @abstractmethod
+    async def by_provider_id(self, provider_id: str) -> Notification | None:
+        """Locked for this unit of work."""
+
+    @abstractmethod
+    async def unknown_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
+        """Messages `unknown` to that E.164 number, locked; at most two are returned."""
+
+    @abstractmethod
+    async def texted_at(
+        self, phones: Collection[str], *, after: datetime
+    ) -> Mapping[str, Sequence[datetime]]:
+        """When texts were handed over to those numbers since then (sending, sent, unknown, …)."""
+
+    @abstractmethod
+    async def spent(self, *, currency: str, since: datetime) -> int:
+        """What messages handed over since then cost, in ten-thousandths."""
+
+    @abstractmethod
+    async def resent_at(self, order_id: OrderId, *, after: datetime) -> Sequence[datetime]:
+        """When an order's text was sent again by a person since then."""
+
+    @abstractmethod
+    async def skip_waiting(self, order_id: OrderId, *, reason: str, at: datetime) -> None:
+        """Skip every waiting message of a deleted order."""
+
+    @abstractmethod
+    async def ids_of_dead(self) -> Sequence[NotificationId]: ...
+
+    @abstractmethod
+    async def keep_report(self, report: DeliveryReport, *, matched: bool) -> bool:
+        """Store a report as it came; False when the same one (id and word) is known already."""
+
+    @abstractmethod
+    async def kept_reports(self, provider_ids: Collection[str]) -> Sequence[DeliveryReport]:
+        """Reports that came before we knew the ids, oldest first; they count as matched now."""
+
+    @abstractmethod
+    async def pause(self) -> Pause | None:
+        """The gateway's trouble, if any."""
+
+    @abstractmethod
+    async def set_pause(self, pause: Pause | None) -> None: ...
+
+    @abstractmethod
+    async def backlog(self) -> tuple[int, datetime | None]:
+        """How many messages wait, and since when the oldest that is due has been waiting."""
+
+
+class Reports(Protocol):
+    """Raw sums for statistics; the formulas are in `savannah.domain.statistics`."""
+
+    @abstractmethod
+    async def customer_sums(self, customer_id: CustomerId) -> Sequence[StatusSum]:
+        """By currency and status, over the customer's non-deleted orders."""
+
+    @abstractmethod
+    async def customer_sms(self, customer_id: CustomerId) -> Sequence[SmsSum]: ...
+
+    @abstractmethod
+    async def analytics(
+        self, *, period: Period, currency: str, customer: CustomerId | None, now: datetime
+    ) -> AnalyticsSums:
+        """Messages count by the day they were created, for orders of any currency."""
+
+
+class Events(Protocol):
+    """What happened: audit and timeline in one."""
+
+    @abstractmethod
+    async def add(self, event: Event) -> None: ...
+
+    @abstractmethod
+    async def of(self, subject: str, subject_id: UUID) -> Sequence[Event]:
+        """Everything about one thing, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRecordKey:
+    """Whose key, on what: `operation` is the method and the canonical path."""
+
+    principal: str
+    operation: str
+    key: str
+
+
+class Idempotency(Protocol):
+    """Answers given under an idempotency key, stored in the transaction of their effect."""
+
+    @abstractmethod
+    async def begin(
+        self, key: IdempotencyRecordKey, fingerprint: str, *, now: datetime
+    ) -> bytes | None:
+        """The stored answer, or None: then this unit of work owns the key until it ends.
+
+        Raises:
+            IdempotencyKeyReused: the key came with another fingerprint.
+            IdempotencyInProgress: another unit of work owns the key now.
+        """
+
+    @abstractmethod
+    async def finish(
+        self, key: IdempotencyRecordKey, fingerprint: str, answer: bytes, *, expires_at: datetime
+    ) -> None: ...
+
+    @abstractmethod
+    async def forget_expired(self, *, now: datetime) -> int:
+        """Delete what has expired; how many there were."""
+
+
+class Users(Protocol):
+    """Accounts; user name and e-mail are unique without case."""
+
+    @abstractmethod
+    async def get(self, user_id: UserId, *, lock: Lock | None = None) -> User:
+        """Raises: NotFound."""
+
+    @abstractmethod
+    async def by_login(self, login: str) -> User | None:
+        """By user name, else by e-mail, without case."""
+
+    @abstractmethod
+    async def add(self, user: User) -> None:
+        """Raises: Invalid at `username` (username_taken) or `email` (email_taken)."""
+
+    @abstractmethod
+    async def save(self, user: User) -> None:
+        """Raises: as `add`."""
+
+    @abstractmethod
+    async def list(self) -> Sequence[User]:
+        """Everybody, by user name."""
+
+    @abstractmethod
+    async def active_admins(self) -> int: ...
+
+
+class Clients(Protocol):
+    @abstractmethod
+    async def find(self, client_id: str) -> Client | None: ...
+
+    @abstractmethod
+    async def add(self, client: Client) -> None: ...
+
+    @abstractmethod
+    async def save(self, client: Client) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A grant with whose it is; `user` is None for a machine client."""
+
+    grant: Grant
+    user: User | None
+    client: Client | None
+
+
+class Grants(Protocol):
+    """Grants and their refresh tokens."""
+
+    @abstractmethod
+    async def add(self, grant: Grant) -> None: ...
+
+    @abstractmethod
+    async def find(self, grant_id: GrantId) -> Grant | None: ...
+
+    @abstractmethod
+    async def session(self, grant_id: GrantId) -> Session | None:
+        """The grant, revoked or not, with its user and its client, in one query.
+
+        Read on every request. None only when there is no such grant; a user or a client that is
+        gone is None in it.
+        """
+
+    @abstractmethod
+    async def revoke(self, grant_id: GrantId, *, at: datetime) -> None:
+        """Revoking twice changes nothing."""
+
+    @abstractmethod
+    async def revoke_of_user(self, user_id: UserId, *, at: datetime) -> None: ...
+
+    @abstractmethod
+    async def add_refresh(self, token: RefreshToken) -> None: ...
+
+    @abstractmethod
+    async def find_refresh(self, digest: str) -> RefreshToken | None: ...
+
+
+class SigningKeys(Protocol):
+    @abstractmethod
+    async def list(self) -> Sequence[SigningKey]:
+        """All of them, newest first."""
+
+    @abstractmethod
+    async def add(self, key: SigningKey) -> None: ...
+
+
+class UnitOfWork(Protocol):
+    """One transaction. Leaving it without `commit()` rolls back; a write may wait for the commit.
+
+    Entering, working and committing raise Unavailable when storage cannot answer.
+    """
+
+    customers: Customers
+    orders: Orders
+    notifications: Notifications
+    reports: Reports
+    events: Events
+    idempotency: Idempotency
+    users: Users
+    clients: Clients
+    grants: Grants
+    signing_keys: SigningKeys
+
+    @abstractmethod
+    async def __aenter__(self) -> Self: ...
+
+    @abstractmethod
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    @abstractmethod
+    async def commit(self) -> None: ...
+
+
+class Storage(Protocol):
+    """Where units of work come from."""
+
+    @abstractmethod
+    def __call__(self, *, reading: bool = False) -> UnitOfWork:
+        """A new unit of work. A `reading` one must not write and may see slightly older data."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Raises: Unavailable."""
+
+
+# --- the gateway and the queue -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sms:
+    """One text to one phone, as a gateway needs it."""
+
+    id: NotificationId
+    to: str
+    text: str = field(repr=False)
+
+
+class SmsGateway(Protocol):
+    """Hands one text to a carrier."""
+
+    @abstractmethod
+    async def send(self, sms: Sms) -> Outcome:
+        """Every outcome is a value; trouble of any kind is one too.
+
+        RefusedSms: it surely did not leave. UnknownOutcome: it may have; the caller must not
+        retry blindly.
+        """
+
+
+class JobQueue(Protocol):
+    """Carries message ids to whoever sends them. A carrier only: what it loses, the lease returns."""
+
+    @abstractmethod
+    async def enqueue(self, ids: Sequence[NotificationId]) -> None:
+        """An id that is queued already may be dropped."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """There is something due: tell the relay, if one listens. Never blocks, never fails."""
+
+
+# --- identity ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessClaims:
+    """What an access token of ours says (RFC 9068)."""
+
+    subject: str
+    client_id: str
+    grant_id: GrantId
+    scopes: frozenset[str]
+    role: str | None
+    token_id: UUID
+    issued_at: datetime
+    expires_at: datetime
+    auth_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdClaims:
+    """What an ID token of ours says (OpenID Connect Core section 2)."""
+
+    subject: str
+    client_id: str
+    grant_id: GrantId
+    issued_at: datetime
+    expires_at: datetime
+    auth_time: datetime
+    access_token: str = field(repr=False)
+    nonce: str | None = None
+
+
+class Tokens(Protocol):
+    """Signs and reads tokens; its keys are in storage, shared by every process."""
+
+    @abstractmethod
+    async def sign_access(self, claims: AccessClaims) -> str: ...
+
+    @abstractmethod
+    async def sign_id(self, claims: IdClaims) -> str: ...
+
+    @abstractmethod
+    async def read_access(self, token: str) -> AccessClaims:
+        """Raises: InvalidToken, TokenExpired."""
+
+    @abstractmethod
+    async def rotate(self) -> str:
+        """Add a key that signs from now on; the kid. Older ones go on verifying."""
+
+
+class PasswordHasher(Protocol):
+    """Slow on purpose; runs in a bounded number of threads."""
+
+    @abstractmethod
+    async def hash(self, password: str) -> str: ...
+
+    @abstractmethod
+    async def verify(self, password: str, password_hash: str | None) -> tuple[bool, str | None]:
+        """Whether it fits, and a new hash when the stored one is outdated.
+
+        None for the hash costs the same time and never fits.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitState:
+    allowed: bool
+    limit: int
+    remaining: int
+    reset_after: timedelta
+
+
+class RateLimiter(Protocol):
+    """Counts per key in fixed windows that begin with the first hit."""
+
+    @abstractmethod
+    async def hit(self, key: str, rate: Rate) -> LimitState:
+        """Count one; not allowed once more than `rate.count` came in the window."""
+
+    @abstractmethod
+    async def peek(self, key: str, rate: Rate) -> LimitState:
+        """The state without counting."""
+
+    @abstractmethod
+    async def forget(self, key: str) -> None: ...
+
+
+# --- the world -----------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    @abstractmethod
+    def now(self) -> datetime:
+        """Aware, in UTC."""
+
+
+class Randomness(Protocol):
+    """Ids and secrets."""
+
+    @abstractmethod
+    def uuid(self) -> UUID:
+        """A version 7 UUID (RFC 9562): grows with time."""
+
+    @abstractmethod
+    def symbols(self, alphabet: str, length: int) -> str: ...
+
+    @abstractmethod
+    def fraction(self) -> float:
+        """0 up to, but not, 1."""
+
+
+class Metrics(Protocol):
+    """Business counters."""
+
+    @abstractmethod
+    def order_created(self) -> None: ...
+
+    @abstractmethod
+    def sms(self, event: SmsEvent, status: SmsStatus) -> None:
+        """A message reached this state."""
+
+    @abstractmethod
+    def sms_cost(self, currency: str, units: int) -> None:
+        """In ten-thousandths."""
