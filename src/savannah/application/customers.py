@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from savannah.application import idempotency
@@ -27,7 +27,8 @@ from savannah.domain.customer import (
 )
 from savannah.domain.errors import CodeTaken, CustomerHasOpenOrders
 from savannah.domain.events import Event
-from savannah.domain.paging import Page, PageRequest
+from savannah.domain.paging import LIMIT_MAX, Page, PageRequest
+from savannah.domain.phone import PhoneNumber
 from savannah.domain.search import Match, SearchQuery, match_customer
 
 T = TypeVar("T")
@@ -231,20 +232,25 @@ class Customers:
             How many customers have that phone and were still getting texts.
         """
         by = Caller(principal=source, permissions=frozenset())
-        changed = 0
+        where = CustomerFilter(phone=(phone,), archived=None, sms_opt_out=False)
+        opted_out = 0
+        page: PageRequest | None = PageRequest(limit=LIMIT_MAX, count=False)
         async with self._storage() as uow:
-            where = CustomerFilter(phone=(phone,), archived=None, sms_opt_out=False)
-            found = await uow.customers.list(where, PageRequest(limit=100, count=False))
-            for customer in found.items:
-                after, _ = customer.updated(
-                    {"sms_opt_out": True}, region=self._business.region, at=self._clock.now()
-                )
-                await uow.customers.save(after)
-                data = {"fields": ["sms_opt_out"], "sms_opt_out": True}
-                await self._record(uow, "updated", after, by, data)
-                changed += 1
+            while page is not None:
+                found = await uow.customers.list(where, page)
+                for listed in found.items:
+                    customer = await uow.customers.get(listed.id, lock="update")
+                    after, changed = customer.updated(
+                        {"sms_opt_out": True}, region=self._business.region, at=self._clock.now()
+                    )
+                    if changed:  # else somebody else did it between the list and the lock
+                        await uow.customers.save(after)
+                        data = {"fields": list(changed), "sms_opt_out": True}
+                        await self._record(uow, "updated", after, by, data)
+                        opted_out += 1
+                page = None if found.next is None else replace(page, after=found.next)
             await uow.commit()
-        return changed
+        return opted_out
 
     async def _record(
         self,
@@ -270,9 +276,16 @@ class Customers:
 
 
 async def learn_reachability(
-    uow: UnitOfWork, customer_id: CustomerId, reachability: Reachability
+    uow: UnitOfWork,
+    customer_id: CustomerId,
+    reachability: Reachability,
+    *,
+    phone: PhoneNumber | None,
 ) -> None:
-    """Keep what a report or refusal taught about a customer's phone; not a revision."""
+    """Keep what a report or refusal taught about a customer's phone; not a revision.
+
+    Nothing is learnt about a `phone` that the customer has no longer.
+    """
     customer = await uow.customers.get(customer_id, lock="update")
-    if customer.reachability is not reachability:
+    if customer.phone == phone and customer.reachability is not reachability:
         await uow.customers.save(customer.reached(reachability))

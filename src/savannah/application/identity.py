@@ -459,7 +459,9 @@ class Identity:
         )
         async with self._storage() as uow:
             await uow.clients.add(client)
-            actor = by.principal if by else "anonymous"
+            actor = "anonymous"
+            if by is not None:
+                actor, request_id = by.principal, by.request_id
             grants = [grant.value for grant in client.grant_types]
             await self._record(uow, "client.created", client.id, actor, request_id, grants=grants)
             await uow.commit()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -31,7 +31,7 @@ from savannah.application.ports import (
 )
 from savannah.domain import text
 from savannah.domain.access import Caller, Scope
-from savannah.domain.customer import CustomerId, Reachability
+from savannah.domain.customer import Reachability
 from savannah.domain.errors import (
     CustomerErased,
     CustomerOptedOut,
@@ -162,6 +162,8 @@ class Notifications:
             expired = await uow.idempotency.forget_expired(now=now)
             await uow.commit()
         self._count(changed)
+        if retried:
+            self._jobs.wake()
         if lost:
             log.warning("attempts died with their process", extra={"messages": len(lost)})
         return Swept(stuck=len(lost), retried=len(retried), expired_keys=expired)
@@ -188,7 +190,12 @@ class Notifications:
         try:
             while under_way:
                 done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                await self._settle([(under_way.pop(task), task.result()) for task in done])
+                results = [(under_way.pop(task), task.result()) for task in done]
+                try:
+                    await self._settle(results)
+                except Exception:
+                    # The others must not suffer; these stay `sending` until the sweep.
+                    log.exception("outcomes were not kept", extra={"messages": len(results)})
         finally:
             for task in under_way:
                 task.cancel()
@@ -198,6 +205,7 @@ class Notifications:
         now = self._clock.now()
         async with self._storage() as uow:
             pause = await uow.notifications.pause()
+            ids = list(dict.fromkeys(ids))
             if pause is not None:
                 probes = [] if pause.until > now else ids[:1]
                 await uow.notifications.release([id_ for id_ in ids if id_ not in probes])
@@ -206,6 +214,9 @@ class Notifications:
             judged = await self._judge(uow, due, now=now)
             if judged:
                 await uow.notifications.save(*judged)
+            if pause is not None and any(each.status is SmsStatus.SENDING for each in judged):
+                # This one probe is enough; whatever else is due waits for what it finds.
+                await uow.notifications.set_pause(replace(pause, until=now + self._policy.pause))
             await uow.commit()
         self._count(message for message in judged if message.status is not SmsStatus.SENDING)
         return [message for message in judged if message.status is SmsStatus.SENDING]
@@ -302,25 +313,25 @@ class Notifications:
                 if isinstance(outcome, Accepted):
                     for report in early.get(outcome.provider_id, ()):
                         after = after.reported(report)
-                        await self._learn(uow, after.customer_id, report)
+                        await self._learn(uow, after, report.reachability)
                 elif isinstance(outcome, RefusedSms) and outcome.kind is RefusalKind.BLOCKED:
-                    await learn_reachability(uow, after.customer_id, Reachability.BLOCKED)
+                    await self._learn(uow, message, Reachability.BLOCKED)
                 if after is not current[message.id]:
                     settled.append(after)
             if settled:
                 await uow.notifications.save(*settled)
-            await self._pause_or_resume(uow, [outcome for _, outcome in results], now=now)
+            await self._pause_or_resume(uow, results, now=now)
             await uow.commit()
         self._count(settled)
 
     async def _pause_or_resume(
-        self, uow: UnitOfWork, outcomes: Sequence[Outcome], *, now: datetime
+        self, uow: UnitOfWork, results: Sequence[tuple[Notification, Outcome]], *, now: datetime
     ) -> None:
         pause = await uow.notifications.pause()
         trouble = next(
             (
                 outcome
-                for outcome in outcomes
+                for _, outcome in results
                 if isinstance(outcome, RefusedSms) and outcome.kind in _PAUSING
             ),
             None,
@@ -332,7 +343,13 @@ class Notifications:
                 Pause(kind=trouble.kind, code=trouble.code, until=until, since=since)
             )
             log.error("the gateway refuses our account or sender", extra={"code": trouble.code})
-        elif pause is not None and any(isinstance(outcome, Accepted) for outcome in outcomes):
+        elif pause is not None and any(
+            # Texts that were on their way when the trouble began prove nothing.
+            isinstance(outcome, Accepted)
+            and message.handed_at is not None
+            and message.handed_at > pause.since
+            for message, outcome in results
+        ):
             await uow.notifications.set_pause(None)
             self._jobs.wake()
 
@@ -358,7 +375,7 @@ class Notifications:
                 if reported is not message:
                     after = reported
                     await uow.notifications.save(after)
-                await self._learn(uow, message.customer_id, report)
+                await self._learn(uow, message, report.reachability)
             await uow.commit()
         if report.report is None:
             log.warning("a delivery report with an unknown word", extra={"word": report.word[:40]})
@@ -366,10 +383,10 @@ class Notifications:
             self._count([after])
 
     async def _learn(
-        self, uow: UnitOfWork, customer_id: CustomerId, report: DeliveryReport
+        self, uow: UnitOfWork, message: Notification, taught: Reachability | None
     ) -> None:
-        if (taught := report.reachability) is not None:
-            await learn_reachability(uow, customer_id, taught)
+        if taught is not None:
+            await learn_reachability(uow, message.customer_id, taught, phone=message.to)
 
     def _count(self, messages: Iterable[Notification]) -> None:
         for message in messages:
@@ -473,7 +490,8 @@ class Notifications:
         now = self._clock.now()
         async with self._storage() as uow:
             messages = [
-                (await uow.notifications.get(id_, lock="update")).replayed(at=now) for id_ in ids
+                (await uow.notifications.get(id_, lock="update")).replayed(at=now)
+                for id_ in dict.fromkeys(ids)
             ]
             if messages:
                 await uow.notifications.save(*messages)

@@ -25,7 +25,6 @@ from savannah.domain import text
 from savannah.domain.access import Caller, Scope
 from savannah.domain.customer import Customer, CustomerId
 from savannah.domain.errors import (
-    CustomerArchived,
     Invalid,
     NotFound,
     OrderNumberTaken,
@@ -93,7 +92,8 @@ class Orders:
 
         Raises:
             InsufficientScope, Invalid (every broken field, `customer_not_found` among them),
-            CustomerArchived; with `once` also AlreadyDone and the refusals of a key.
+            CustomerErased, CustomerArchived; with `once` also AlreadyDone and the refusals of
+            a key.
         """
         by.require(Scope.ORDERS_WRITE)
         for _ in range(_DRAWS):
@@ -128,8 +128,7 @@ class Orders:
                 problems.raise_if_any()
                 assert buyer is not None
                 assert order is not None
-                if buyer.archived_at is not None:
-                    raise CustomerArchived
+                buyer.require_editable()
                 try:
                     await uow.orders.add(order)
                     order, message = await self._text(
@@ -244,6 +243,7 @@ class Orders:
         async with self._storage() as uow:
             await idempotency.begin(once, uow, by=by, now=now)
             order = await uow.orders.get(order_id, lock="update")
+            order.require_scope_for(target, by=by)  # whatever else the body says
             problems.raise_if_any()
             check_version(order.version, if_match)
             after, moved = order.move_to(target, by=by, at=now, reason=cause, note=remark)

@@ -490,7 +490,7 @@ class SmsGateway(Protocol):
 
 
 class JobQueue(Protocol):
-    """Carries message ids to whoever sends them. A carrier only: what it loses, the lease returns."""
+    """Carries message ids to whoever sends them; what it loses comes back with the lease."""
 
     @abstractmethod
     async def enqueue(self, ids: Sequence[NotificationId]) -> None:

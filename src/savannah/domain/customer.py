@@ -100,7 +100,7 @@ class Customer:
             rule = _RULES[field_name]
             attribute = _ATTRIBUTES.get(field_name, field_name)
             fields[attribute] = problems.check(
-                field_name, partial(rule, value, {}, region), default=None
+                field_name, partial(rule, value, None, region), default=None
             )
         problems.raise_if_any()
         return cls(id=id, created_at=at, updated_at=at, **fields)
@@ -211,7 +211,7 @@ def generated_code(symbols: str) -> str:
     return f"CUST-{symbols}"
 
 
-_Rule = Callable[[object, Mapping[str, str], str], object]
+_Rule = Callable[[object, Mapping[str, str] | None, str], object]
 
 _RULES: Final[dict[str, _Rule]] = {
     "name": lambda value, _, __: text.clean(value, most=255),

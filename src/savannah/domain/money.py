@@ -20,7 +20,7 @@ _PLAIN: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 _WHOLE_ONLY: Final = frozenset({"UGX", "RWF"})  # ISO 4217: no minor unit in use
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Money:
     """An amount in hundredths (`minor`) of one ISO 4217 currency."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from typing import Final, Self
 from uuid import UUID
@@ -218,9 +218,9 @@ class QuietHours:
         if not quiet:
             return None
         day = local.date() + timedelta(days=1 if tomorrow else 0)
-        end = datetime.combine(day, self.end, zone).astimezone(moment.tzinfo)
+        end = datetime.combine(day, self.end, zone).astimezone(UTC)
         if end <= moment:  # the clock was set back over the end, which comes a second time
-            end = datetime.combine(day, self.end.replace(fold=1), zone).astimezone(moment.tzinfo)
+            end = datetime.combine(day, self.end.replace(fold=1), zone).astimezone(UTC)
         return end
 
 

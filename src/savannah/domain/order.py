@@ -14,7 +14,6 @@ from savannah.domain import money, text
 from savannah.domain.access import Caller, Scope
 from savannah.domain.customer import CustomerId
 from savannah.domain.errors import (
-    InsufficientScope,
     Invalid,
     InvalidTransition,
     OrderNotDeletable,
@@ -322,6 +321,15 @@ class Order:
     def can_be_cancelled(self, by: Caller) -> bool:
         return Status.CANCELLED in self.allowed_transitions(by)
 
+    def require_scope_for(self, target: Status, *, by: Caller) -> None:
+        """Refuse whoever lacks the scope of the edge to `target`, if there is such an edge.
+
+        Raises:
+            InsufficientScope: the edge is privileged and the caller is not.
+        """
+        if (edge := _EDGES.get((self.status, target))) is not None:
+            by.require(edge.scope)
+
     def move_to(
         self,
         target: Status,
@@ -344,8 +352,7 @@ class Order:
         edge = _EDGES.get((self.status, target))
         if edge is None:
             raise InvalidTransition(self.status, target, self.allowed_transitions(by))
-        if not by.may(edge.scope):
-            raise InsufficientScope(edge.scope)
+        by.require(edge.scope)
         cancelling = target is Status.CANCELLED
         if edge.reasons is not None and reason not in edge.reasons:
             names = ", ".join(sorted(edge.reasons))

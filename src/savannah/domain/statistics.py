@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from savannah.domain.customer import CustomerId
 from savannah.domain.errors import BadQuery
+from savannah.domain.notification import COST_UNITS
 from savannah.domain.order import OPEN, Status
 
 RANGE_MAX_DAYS: Final = 366
@@ -139,21 +140,20 @@ class Period:
             BadQuery: `invalid_parameter` when it ends before it starts, `range_too_large` over
                 366 days by day or ten years otherwise.
         """
+        for name, day in (("start_date", start), ("end_date", end)):
+            if day is not None and not 1971 <= day.year <= 9990:  # zones need room on both sides
+                raise BadQuery(name, "The year is out of range")
         today = now.astimezone(zone).date()
         if end is None:
             end = today if start is None else max(today, start)
         if start is None:
-            first = date.min + timedelta(days=DEFAULT_DAYS)
-            start = max(end, first) - timedelta(days=DEFAULT_DAYS - 1)
+            start = end - timedelta(days=DEFAULT_DAYS - 1)
         if end < start:
             raise BadQuery("end_date", "The period ends before it starts")
         days = (end - start).days + 1
         most = RANGE_MAX_DAYS if interval is Interval.DAY else RANGE_MAX_DAYS_COARSE
         if days > most:
             raise BadQuery("end_date", f"At most {most} days", code="range_too_large")
-        if start.year < 1971 or end.year > 9990:  # zone arithmetic needs room on both sides
-            name = "start_date" if start.year < 1971 else "end_date"
-            raise BadQuery(name, "The year is out of range")
         return cls(start=start, end=end, zone=zone, interval=interval)
 
     @property
@@ -380,7 +380,7 @@ def sms_figures(sums: Iterable[SmsSum]) -> SmsFigures:
     cost: dict[str, int] = {}
     for row in sums:
         counts[row.status] = counts.get(row.status, 0) + row.messages
-        segments += row.segments
+        segments += 0 if row.status == "skipped" else row.segments  # a skipped one was never sent
         for currency, units in row.cost.items():
             cost[currency] = cost.get(currency, 0) + units
     delivered, failed = counts.get("delivered", 0), counts.get("failed", 0)
