@@ -1,0 +1,1 @@
+"""One module per technology; none of them knows another."""

@@ -1,0 +1,136 @@
+"""Accounts, clients, grants and signing keys in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from operator import attrgetter
+
+from savannah.adapters.memory.tables import Tables
+from savannah.application.ports import Clients, Grants, Lock, Session, SigningKeys, Users
+from savannah.domain.errors import NotFound, Problems
+from savannah.domain.identity import (
+    Client,
+    Grant,
+    GrantId,
+    RefreshToken,
+    SigningKey,
+    User,
+    UserId,
+    login_key,
+)
+from savannah.domain.text import email_key
+
+
+class MemoryUsers(Users):
+    """Accounts as one transaction sees them."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    async def get(self, user_id: UserId, *, lock: Lock | None = None) -> User:
+        del lock  # a unit of work that writes has all of the storage for itself
+        user = self._tables.users.get(user_id)
+        if user is None:
+            raise NotFound("user")
+        return user
+
+    async def by_login(self, login: str) -> User | None:
+        name, email = login_key(login), email_key(login)
+        by_email: User | None = None
+        for user in self._tables.users.values():
+            if login_key(user.username) == name:
+                return user
+            if user.email is not None and email_key(user.email) == email:
+                by_email = user
+        return by_email
+
+    async def add(self, user: User) -> None:
+        problems = Problems()
+        others = [other for other in self._tables.users.values() if other.id != user.id]
+        if login_key(user.username) in {login_key(other.username) for other in others}:
+            problems.add("username", "username_taken", "Somebody has this user name already")
+        emails = {email_key(other.email) for other in others if other.email is not None}
+        if user.email is not None and email_key(user.email) in emails:
+            problems.add("email", "email_taken", "Somebody has this e-mail address already")
+        problems.raise_if_any()
+        self._tables.users.put(user.id, user)
+
+    async def save(self, user: User) -> None:
+        await self.add(user)
+
+    async def list(self) -> Sequence[User]:
+        return sorted(self._tables.users.values(), key=lambda user: login_key(user.username))
+
+    async def active_admins(self) -> int:
+        return sum(user.is_active_admin for user in self._tables.users.values())
+
+
+class MemoryClients(Clients):
+    """Clients as one transaction sees them."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    async def find(self, client_id: str) -> Client | None:
+        return self._tables.clients.get(client_id)
+
+    async def add(self, client: Client) -> None:
+        self._tables.clients.put(client.client_id, client)
+
+    async def save(self, client: Client) -> None:
+        self._tables.clients.put(client.client_id, client)
+
+
+class MemoryGrants(Grants):
+    """Grants and refresh tokens as one transaction sees them."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    async def add(self, grant: Grant) -> None:
+        self._tables.grants.put(grant.id, grant)
+
+    async def find(self, grant_id: GrantId) -> Grant | None:
+        return self._tables.grants.get(grant_id)
+
+    async def session(self, grant_id: GrantId) -> Session | None:
+        grant = self._tables.grants.get(grant_id)
+        if grant is None:
+            return None
+        return Session(
+            grant=grant,
+            user=None if grant.user_id is None else self._tables.users.get(grant.user_id),
+            client=self._tables.clients.get(grant.client_id),
+        )
+
+    async def revoke(self, grant_id: GrantId, *, at: datetime) -> None:
+        grant = self._tables.grants.get(grant_id)
+        if grant is not None and grant.revoked_at is None:
+            self._tables.grants.put(grant_id, replace(grant, revoked_at=at))
+
+    async def revoke_of_user(self, user_id: UserId, *, at: datetime) -> None:
+        grants = [grant for grant in self._tables.grants.values() if grant.user_id == user_id]
+        for grant in grants:
+            await self.revoke(grant.id, at=at)
+
+    async def add_refresh(self, token: RefreshToken) -> None:
+        self._tables.refresh_tokens.put(token.digest, token)
+
+    async def find_refresh(self, digest: str) -> RefreshToken | None:
+        return self._tables.refresh_tokens.get(digest)
+
+
+class MemorySigningKeys(SigningKeys):
+    """Signing keys as one transaction sees them."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    async def list(self) -> Sequence[SigningKey]:
+        keys = self._tables.signing_keys.values()
+        return sorted(keys, key=attrgetter("created_at", "kid"), reverse=True)
+
+    async def add(self, key: SigningKey) -> None:
+        self._tables.signing_keys.put(key.kid, key)
