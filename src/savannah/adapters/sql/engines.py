@@ -1,0 +1,387 @@
+"""Connections: how a piece of work gets one, on SQLite and on Postgres.
+
+A `Lane` is one connection for one transaction. Work is a plain function of a SQLAlchemy
+`Connection`, the same for both: SQLite runs it in the one thread that owns the connection, so a
+piece of work costs one thread switch however many statements it has; Postgres runs it on asyncpg.
+(Through aiosqlite every statement costs four switches: a quarter of the orders per second.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from abc import abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, Protocol, TypeVar
+from uuid import uuid4
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from savannah.domain.errors import Unavailable
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+_READERS_MAX: Final = 4  # SQLite reads are short, and two cores are soon busy
+
+
+class Lane(Protocol):
+    """One connection, for as long as one transaction needs it."""
+
+    @abstractmethod
+    async def run(self, work: Work[T]) -> T:
+        """Do the work; the first one begins the transaction."""
+
+    @abstractmethod
+    async def commit(self, work: Work[None]) -> None:
+        """Do the last work, and commit."""
+
+    @abstractmethod
+    async def release(self) -> None:
+        """Give the connection back; what is not committed is rolled back."""
+
+
+class Lanes(Protocol):
+    """Where lanes come from: one database."""
+
+    dialect: str
+
+    @abstractmethod
+    async def take(self, *, reading: bool) -> Lane:
+        """Raises: Unavailable, when none is free in time."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+
+def open_lanes(
+    url: str,
+    *,
+    pool_size: int,
+    wait: timedelta,
+    statement_timeout: timedelta,
+    lock_timeout: timedelta,
+    prepared_statements: bool,
+    replicas: tuple[str, ...] = (),
+) -> Lanes:
+    """The database behind a URL; nothing is connected yet.
+
+    Raises: ValueError, for a URL that is neither SQLite's nor Postgres's.
+    """
+    parsed = _parsed(url)
+    if parsed.drivername == "sqlite":
+        if replicas:
+            raise ValueError("only Postgres has replicas")
+        return SqliteLanes(parsed, readers=min(pool_size, _READERS_MAX), wait=wait, busy=wait)
+    settings = _PostgresSettings(
+        pool_size=pool_size,
+        wait=wait,
+        statement_timeout=statement_timeout,
+        lock_timeout=lock_timeout,
+        prepared_statements=prepared_statements,
+    )
+    return PostgresLanes(parsed, [_parsed(replica) for replica in replicas], settings)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError:
+        raise ValueError("a database URL begins with postgresql:// or sqlite:///") from None
+    kind = parsed.drivername.partition("+")[0]
+    if kind == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise ValueError("SQLite needs a file: sqlite:///path/to/savannah.db")
+        return parsed.set(drivername="sqlite")
+    if kind in ("postgres", "postgresql"):
+        return parsed.set(drivername="postgresql+asyncpg")
+    raise ValueError("a database URL begins with postgresql:// or sqlite:///")
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# --- SQLite --------------------------------------------------------------------------------------
+
+
+class _Seat:
+    """One SQLite connection and the only thread that touches it."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._connection: Connection | None = None
+
+    def do(self, work: Work[T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+
+    def _do(self, work: Work[T]) -> T:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            return work(self._connection)
+        except BaseException:
+            self._connection.rollback()
+            raise
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=False)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class _SqliteLane(Lane):
+    def __init__(self, pool: _SeatPool, seat: _Seat) -> None:
+        self._pool = pool
+        self._seat = seat
+        self._used = False
+
+    async def run(self, work: Work[T]) -> T:
+        self._used = True
+        return await self._seat.do(work)
+
+    async def commit(self, work: Work[None]) -> None:
+        def last(connection: Connection) -> None:
+            work(connection)
+            connection.commit()
+
+        self._used = True
+        await self._seat.do(last)
+        self._used = False
+
+    async def release(self) -> None:
+        # Nothing here waits, so a cancelled task cannot keep the seat: the thread rolls back
+        # after whatever it is still doing, and the seat is free then.
+        if self._used:
+            self._seat.do(Connection.rollback).add_done_callback(self._returned)
+        else:
+            self._pool.put(self._seat)
+
+    def _returned(self, rolled_back: asyncio.Future[None]) -> None:
+        with suppress(Exception, asyncio.CancelledError):
+            rolled_back.result()
+        self._pool.put(self._seat)
+
+
+class _SeatPool:
+    """Seats that tasks take in turn, first come first served."""
+
+    def __init__(self, seats: list[_Seat], wait: timedelta) -> None:
+        self._all = seats
+        self._free = list(seats)
+        self._wait = wait
+        self._count = asyncio.Semaphore(len(seats))
+
+    async def take(self) -> _Seat:
+        if self._count.locked():
+            try:
+                async with asyncio.timeout(self._wait.total_seconds()):
+                    await self._count.acquire()
+            except TimeoutError as error:
+                raise Unavailable from error
+        else:
+            await self._count.acquire()
+        return self._free.pop()
+
+    def put(self, seat: _Seat) -> None:
+        self._free.append(seat)
+        self._count.release()
+
+    async def close(self) -> None:
+        for seat in self._all:
+            await seat.close()
+
+
+class SqliteLanes(Lanes):
+    """One file: one connection that writes, in fair turns, and a few that read beside it.
+
+    Source: https://www.sqlite.org/wal.html: readers never wait in WAL mode; with
+    `synchronous=normal` a commit survives the death of the process.
+    """
+
+    dialect = "sqlite"
+
+    def __init__(self, url: URL, *, readers: int, wait: timedelta, busy: timedelta) -> None:
+        self._engines = [_sqlite_engine(url, busy, reading) for reading in (False, True)]
+        writer, reader = self._engines
+        self._writer = _SeatPool([_Seat(writer, "savannah-writer")], wait)
+        seats = [_Seat(reader, f"savannah-reader-{number}") for number in range(readers)]
+        self._readers = _SeatPool(seats, wait)
+
+    async def take(self, *, reading: bool) -> Lane:
+        pool = self._readers if reading else self._writer
+        return _SqliteLane(pool, await pool.take())
+
+    async def close(self) -> None:
+        await self._readers.close()
+        await self._writer.close()
+
+
+def _sqlite_engine(url: URL, busy: timedelta, reading: bool) -> Engine:
+    engine = create_engine(
+        url,
+        poolclass=NullPool,
+        hide_parameters=True,  # error texts must not hold personal data
+        json_serializer=_dumps,
+        connect_args={"timeout": busy.total_seconds()},
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN would be a deferred one
+        for pragma in (
+            "journal_mode=wal",
+            "synchronous=normal",
+            "foreign_keys=on",
+            f"query_only={'on' if reading else 'off'}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+# --- Postgres ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PostgresSettings:
+    pool_size: int
+    wait: timedelta
+    statement_timeout: timedelta
+    lock_timeout: timedelta
+    prepared_statements: bool
+
+
+class _PostgresLane(Lane):
+    def __init__(self, connection: AsyncConnection, releasing: set[asyncio.Task[None]]) -> None:
+        self._connection = connection
+        self._releasing = releasing
+
+    async def run(self, work: Work[T]) -> T:
+        return await self._connection.run_sync(work)
+
+    async def commit(self, work: Work[None]) -> None:
+        def last(connection: Connection) -> None:
+            work(connection)
+            connection.commit()
+
+        await self._connection.run_sync(last)
+
+    async def release(self) -> None:
+        # A task of its own: whoever is cancelled meanwhile, the connection goes back.
+        task = asyncio.create_task(self._connection.close())
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+        await asyncio.shield(task)
+
+    async def _close(self) -> None:
+        try:
+            await self._connection.close()
+        except exc.DBAPIError:
+            # It could not roll back, because the server went away; now there is nothing to.
+            await self._connection.close()
+
+
+class PostgresLanes(Lanes):
+    """A pool of connections to the primary, and one to each replica for reading."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: URL, replicas: list[URL], settings: _PostgresSettings) -> None:
+        primary = _postgres_engine(url, settings)
+        self._engines = [
+            primary,
+            *(_postgres_engine(replica, settings) for replica in replicas),
+        ]
+        self._writer = primary
+        # One snapshot for a whole unit of work: the parts of a report agree with each other.
+        self._readers = [
+            engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            for engine in self._engines[1:] or [primary]
+        ]
+        self._next = 0
+        self._releasing: set[asyncio.Task[None]] = set()
+
+    async def take(self, *, reading: bool) -> Lane:
+        engine = self._writer
+        if reading:
+            self._next = (self._next + 1) % len(self._readers)
+            engine = self._readers[self._next]
+        return _PostgresLane(await engine.connect(), self._releasing)
+
+    async def close(self) -> None:
+        if self._releasing:
+            await asyncio.wait(set(self._releasing))
+        for engine in self._engines:
+            await engine.dispose()
+
+
+def _postgres_engine(url: URL, settings: _PostgresSettings) -> AsyncEngine:
+    pool: dict[str, Any] = {
+        "pool_size": settings.pool_size,
+        "max_overflow": 0,
+        "pool_timeout": settings.wait.total_seconds(),
+    }
+    connect: dict[str, Any] = {"timeout": settings.wait.total_seconds()}
+    if settings.prepared_statements:
+        connect["server_settings"] = {
+            "application_name": "savannah",
+            "statement_timeout": _milliseconds(settings.statement_timeout),
+            "lock_timeout": _milliseconds(settings.lock_timeout),
+            "idle_in_transaction_session_timeout": _milliseconds(
+                settings.statement_timeout + settings.lock_timeout
+            ),
+            # Compiling pays for analytical queries only; ours are over sooner.
+            "jit": "off",
+        }
+    else:
+        # PgBouncer in transaction mode: a prepared statement may be gone with the next
+        # transaction, and it refuses start-up parameters; set the timeouts on the role.
+        pool = {"poolclass": NullPool}
+        connect |= {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"savannah_{uuid4().hex}",
+        }
+    engine = create_async_engine(
+        _with_asyncpg_options(url),
+        **pool,
+        hide_parameters=True,  # error texts must not hold personal data
+        json_serializer=_dumps,
+        connect_args=connect,
+    )
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def check(connection: Any, _: object, __: object) -> None:
+        # The driver knows at once when the server went away; asking costs no round trip.
+        if connection.driver_connection.is_closed():
+            raise exc.DisconnectionError
+
+    return engine
+
+
+def _milliseconds(duration: timedelta) -> str:
+    return str(duration // timedelta(milliseconds=1))
+
+
+def _with_asyncpg_options(url: URL) -> URL:
+    """The URL with libpq's `sslmode`, which hosting providers hand out, in asyncpg's spelling."""
+    mode = url.query.get("sslmode")
+    if mode is None:
+        return url
+    return url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})

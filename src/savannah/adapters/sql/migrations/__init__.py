@@ -1,0 +1,1 @@
+"""Alembic migrations; `savannah.adapters.sql.migrate` runs them."""

@@ -1,0 +1,464 @@
+"""Messages in SQL: the outbox with its leases, delivery reports, and the gateway's pause.
+
+`free_at` is the outbox in one column: while a message waits, nobody may take it before that; one
+that does not wait has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    Connection,
+    Executable,
+    Row,
+    Select,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from savannah.adapters.sql.customers import customer_of, customers_among
+from savannah.adapters.sql.orders import point_to_newest
+from savannah.adapters.sql.paging import SortKey, read_page
+from savannah.adapters.sql.tables import (
+    IN_OUTBOX,
+    delivery_reports,
+    gateway_pauses,
+    notifications,
+    orders,
+)
+from savannah.adapters.sql.transaction import Params, Transaction
+from savannah.application.ports import (
+    DueMessage,
+    Lock,
+    NotificationFilter,
+    Notifications,
+)
+from savannah.domain.errors import NotFound
+from savannah.domain.notification import (
+    HANDED_OVER,
+    WAITING,
+    Cost,
+    DeferReason,
+    DeliveryReport,
+    Notification,
+    Pause,
+    RefusalKind,
+    Report,
+    RuleOutcome,
+    RuleResult,
+    SkipReason,
+    SmsStatus,
+)
+from savannah.domain.order import NotificationId, OrderId
+from savannah.domain.paging import Page, PageRequest
+from savannah.domain.phone import PhoneNumber
+from savannah.domain.sms_text import Encoding, Locale, SmsEvent
+
+_REACHED_A_PHONE: Final = sorted(HANDED_OVER | {SmsStatus.SENDING, SmsStatus.UNKNOWN})
+_GATEWAY: Final = "gateway"
+
+_n = notifications.c
+_SELECT: Final = select(*(column for column in _n if column.name != "free_at"))
+_GET: Final = _SELECT.where(_n.id == bindparam("notification_id"))
+_GET_LOCKED: Final[dict[Lock | None, Any]] = {
+    None: _GET,
+    "share": _GET.with_for_update(read=True),
+    "update": _GET.with_for_update(),
+}
+_INSERT: Final = insert(notifications)
+# The columns to set are those of the values it is executed with.
+_UPDATE: Final = update(notifications).where(_n.id == bindparam("notification_id"))
+_NEWEST: Final = (
+    _SELECT.select_from(orders)
+    .join(notifications, _n.id == orders.c.notification_id)
+    .where(orders.c.id == bindparam("order_id"))
+)
+_HANDLED: Final = select(_n.id).where(_n.dedupe_key == bindparam("dedupe_key"))
+_DUE: Final = (
+    select(_n.id)
+    .where(_n.due_at <= bindparam("now"), _n.free_at <= bindparam("now"), IN_OUTBOX)
+    .order_by(_n.due_at, _n.id)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_NEXT_FREE: Final = select(func.min(_n.free_at)).where(IN_OUTBOX)
+_BACKLOG: Final = select(func.count().label("messages"), func.min(_n.due_at).label("since")).where(
+    IN_OUTBOX
+)
+_BY_PROVIDER_ID: Final = (
+    _SELECT.where(_n.provider_id == bindparam("provider_id"))
+    .order_by(_n.created_at.desc(), _n.id.desc())
+    .limit(1)
+    .with_for_update()
+)
+_HANDED_BEFORE: Final = (
+    _SELECT.where(_n.status == bindparam("status"), _n.handed_at < bindparam("moment"))
+    .order_by(_n.handed_at, _n.id)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_UNKNOWN_TO: Final = (
+    _SELECT.where(
+        _n.to_phone == bindparam("phone"),
+        _n.handed_at > bindparam("after"),
+        _n.status == SmsStatus.UNKNOWN,
+    )
+    .order_by(_n.handed_at, _n.id)
+    .limit(2)
+    .with_for_update()
+)
+_SPENT: Final = select(cast(func.coalesce(func.sum(_n.cost_units), 0), BigInteger)).where(
+    _n.cost_currency == bindparam("currency"), _n.handed_at >= bindparam("since")
+)
+_RESENT: Final = (
+    select(_n.created_at)
+    .where(
+        _n.order_id == bindparam("order_id"),
+        _n.resend_of.is_not(None),
+        _n.created_at > bindparam("after"),
+    )
+    .order_by(_n.created_at)
+)
+_SKIP_WAITING: Final = update(notifications).where(_n.order_id == bindparam("of_order"), IN_OUTBOX)
+_DEAD: Final = select(_n.id).where(_n.status == SmsStatus.DEAD).order_by(_n.created_at, _n.id)
+# There is no neutral way to say "unless it is there"; each dialect has a statement of its own.
+_KEEP_REPORT: Final[dict[str, Executable]] = {
+    "sqlite": sqlite.insert(delivery_reports).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(delivery_reports).on_conflict_do_nothing(),
+}
+_MATCH_REPORT: Final = update(delivery_reports).where(
+    delivery_reports.c.provider_id == bindparam("of_provider_id"),
+    delivery_reports.c.word == bindparam("of_word"),
+)
+_PAUSE: Final = select(gateway_pauses).where(gateway_pauses.c.gateway == _GATEWAY)
+_PAUSED: Final[dict[str, BindParameter[Any]]] = {
+    name: bindparam(f"new_{name}") for name in ("kind", "code", "until", "since")
+}
+_SET_PAUSE: Final[dict[str, Executable]] = {
+    dialect: make(gateway_pauses)
+    .values(gateway=_GATEWAY, **_PAUSED)
+    .on_conflict_do_update(index_elements=["gateway"], set_=_PAUSED)
+    for dialect, make in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+}
+_END_PAUSE: Final = delete(gateway_pauses).where(gateway_pauses.c.gateway == bindparam("of"))
+
+
+class SqlNotifications(Notifications):
+    """Messages as one transaction sees them."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    async def add(self, notification: Notification) -> None:
+        self._transaction.later(_INSERT, {**_values(notification), "id": notification.id})
+        point_to_newest(self._transaction, notification.order_id, notification.id)
+
+    async def get(
+        self, notification_id: NotificationId, *, lock: Lock | None = None
+    ) -> Notification:
+        values = {"notification_id": notification_id}
+        row = await self._transaction.first(_GET_LOCKED[lock], values)
+        if row is None:
+            raise NotFound("notification")
+        return _notification_of(row)
+
+    async def get_many(
+        self, ids: Collection[NotificationId], *, lock: Lock | None = None
+    ) -> Sequence[Notification]:
+        if not ids:
+            return ()
+        # Locked in the order of their ids, so that two callers cannot wait for each other.
+        statement = _SELECT.where(_n.id.in_(sorted(ids))).order_by(_n.id)
+        if lock is not None:
+            statement = statement.with_for_update(read=lock == "share")
+        return await self._found(statement)
+
+    async def save(self, *notifications: Notification) -> None:
+        for each in notifications:
+            self._transaction.later(_UPDATE, {**_values(each), "notification_id": each.id})
+
+    async def newest(self, order_id: OrderId) -> Notification | None:
+        row = await self._transaction.first(_NEWEST, {"order_id": order_id})
+        return None if row is None else _notification_of(row)
+
+    async def handled(self, dedupe_key: str) -> bool:
+        row = await self._transaction.first(_HANDLED, {"dedupe_key": dedupe_key})
+        return row is not None
+
+    async def list(self, where: NotificationFilter, page: PageRequest) -> Page[Notification]:
+        descending = page.ordering.descending
+        conditions = [
+            column.in_(sorted(among))
+            for column, among in (
+                (_n.status, where.status),
+                (_n.order_id, where.order),
+                (_n.customer_id, where.customer),
+            )
+            if among
+        ]
+        found = await read_page(
+            self._transaction,
+            _SELECT.where(*conditions),
+            (SortKey(_n.created_at, descending), SortKey(_n.id, descending)),
+            page,
+            lambda row: (row.created_at,),
+        )
+        return found.map(_notification_of)
+
+    async def lease_due(
+        self, *, now: datetime, until: datetime, most: int
+    ) -> Sequence[NotificationId]:
+        def lease(connection: Connection) -> Sequence[NotificationId]:
+            ids = connection.scalars(_DUE, {"now": now, "most": most}).all()
+            if ids:
+                taken = update(notifications).where(_n.id.in_(ids)).values(free_at=until)
+                connection.execute(taken)
+            return ids
+
+        return await self._transaction.run(lease)
+
+    async def next_due_at(self) -> datetime | None:
+        row = await self._transaction.first(_NEXT_FREE)
+        return None if row is None else row[0]
+
+    async def start(self, ids: Collection[NotificationId]) -> Sequence[DueMessage]:
+        if not ids:
+            return ()
+        waiting = (
+            _SELECT.add_columns(orders.c.deleted_at.label("order_deleted_at"))
+            .join(orders, orders.c.id == _n.order_id)
+            .where(_n.id.in_(sorted(ids)), IN_OUTBOX)
+            .order_by(_n.id)
+            .with_for_update(of=notifications)
+        )
+
+        def read(
+            connection: Connection,
+        ) -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
+            rows = connection.execute(waiting).all()
+            buyers = {row.customer_id for row in rows}
+            return rows, connection.execute(customers_among(buyers)).all() if buyers else ()
+
+        rows, buyers = await self._transaction.run(read)
+        by_id = {buyer.id: customer_of(buyer) for buyer in buyers}
+        place = {notification_id: number for number, notification_id in enumerate(ids)}
+        return [
+            DueMessage(
+                notification=_notification_of(row),
+                order_deleted=row.order_deleted_at is not None,
+                customer=by_id[row.customer_id],
+            )
+            for row in sorted(rows, key=lambda row: place[row.id])
+        ]
+
+    async def release(self, ids: Collection[NotificationId]) -> None:
+        if ids:
+            given_back = (
+                update(notifications)
+                .where(_n.id.in_(sorted(ids)), IN_OUTBOX)
+                .values(free_at=_n.due_at)
+            )
+            self._transaction.later(given_back, {})
+
+    async def stuck(self, *, handed_before: datetime, most: int) -> Sequence[Notification]:
+        return await self._handed_before(handed_before, SmsStatus.SENDING, most)
+
+    async def unknown_since(self, *, handed_before: datetime, most: int) -> Sequence[Notification]:
+        return await self._handed_before(handed_before, SmsStatus.UNKNOWN, most)
+
+    async def _handed_before(
+        self, moment: datetime, status: SmsStatus, most: int
+    ) -> Sequence[Notification]:
+        values = {"moment": moment, "status": status, "most": most}
+        return await self._found(_HANDED_BEFORE, values)
+
+    async def by_provider_id(self, provider_id: str) -> Notification | None:
+        row = await self._transaction.first(_BY_PROVIDER_ID, {"provider_id": provider_id})
+        return None if row is None else _notification_of(row)
+
+    async def unknown_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
+        return await self._found(_UNKNOWN_TO, {"phone": phone, "after": handed_after})
+
+    async def texted_at(
+        self, phones: Collection[str], *, after: datetime
+    ) -> Mapping[str, Sequence[datetime]]:
+        if not phones:
+            return {}
+        handed = (
+            select(_n.to_phone, _n.handed_at)
+            .where(
+                _n.to_phone.in_(sorted(phones)),
+                _n.handed_at > after,
+                _n.status.in_(_REACHED_A_PHONE),
+            )
+            .order_by(_n.handed_at)
+        )
+        texted: dict[str, list[datetime]] = {}
+        for row in await self._transaction.all(handed):
+            texted.setdefault(row.to_phone, []).append(row.handed_at)
+        return texted
+
+    async def spent(self, *, currency: str, since: datetime) -> int:
+        row = await self._transaction.first(_SPENT, {"currency": currency, "since": since})
+        return 0 if row is None else int(row[0])
+
+    async def resent_at(self, order_id: OrderId, *, after: datetime) -> Sequence[datetime]:
+        rows = await self._transaction.all(_RESENT, {"order_id": order_id, "after": after})
+        return [row.created_at for row in rows]
+
+    async def skip_waiting(self, order_id: OrderId, *, reason: str, at: datetime) -> None:
+        skipped = {
+            "status": SmsStatus.SKIPPED,
+            "skip_reason": SkipReason(reason),
+            "defer_reason": None,
+            "free_at": None,
+            "updated_at": at,
+        }
+        self._transaction.later(_SKIP_WAITING, {**skipped, "of_order": order_id})
+
+    async def ids_of_dead(self) -> Sequence[NotificationId]:
+        return [row.id for row in await self._transaction.all(_DEAD)]
+
+    async def keep_report(self, report: DeliveryReport, *, matched: bool) -> bool:
+        statement = _KEEP_REPORT[self._transaction.dialect]
+        values = {
+            "provider_id": report.provider_id,
+            "word": report.word,
+            "report": report.report,
+            "phone": report.phone,
+            "network_code": report.network_code,
+            "failure_reason": report.failure_reason,
+            "received_at": report.received_at,
+            "matched": matched,
+        }
+        return await self._transaction.run(
+            lambda connection: connection.execute(statement, values).rowcount == 1
+        )
+
+    async def kept_reports(self, provider_ids: Collection[str]) -> Sequence[DeliveryReport]:
+        if not provider_ids:
+            return ()
+        c = delivery_reports.c
+        kept = (
+            select(delivery_reports)
+            .where(c.provider_id.in_(sorted(provider_ids)), c.matched.is_(False))
+            .order_by(c.received_at)
+            .with_for_update()
+        )
+        rows = await self._transaction.all(kept)
+        for row in rows:
+            key = {"of_provider_id": row.provider_id, "of_word": row.word}
+            self._transaction.later(_MATCH_REPORT, {"matched": True, **key})
+        return [_report_of(row) for row in rows]
+
+    async def pause(self) -> Pause | None:
+        row = await self._transaction.first(_PAUSE)
+        if row is None:
+            return None
+        return Pause(kind=RefusalKind(row.kind), code=row.code, until=row.until, since=row.since)
+
+    async def set_pause(self, pause: Pause | None) -> None:
+        if pause is None:
+            self._transaction.later(_END_PAUSE, {"of": _GATEWAY})
+        else:
+            values = {f"new_{name}": getattr(pause, name) for name in _PAUSED}
+            self._transaction.later(_SET_PAUSE[self._transaction.dialect], values)
+
+    async def backlog(self) -> tuple[int, datetime | None]:
+        row = await self._transaction.first(_BACKLOG)
+        return (0, None) if row is None else (row.messages, row.since)
+
+    async def _found(
+        self, statement: Select[Any], values: Params | None = None
+    ) -> Sequence[Notification]:
+        return [_notification_of(row) for row in await self._transaction.all(statement, values)]
+
+
+def _values(notification: Notification) -> Params:
+    to, cost = notification.to, notification.cost
+    return {
+        "order_id": notification.order_id,
+        "customer_id": notification.customer_id,
+        "event": notification.event,
+        "dedupe_key": notification.dedupe_key,
+        "to_phone": None if to is None else to.e164,
+        "locale": notification.locale,
+        "text": notification.text,
+        "encoding": notification.encoding,
+        "segments": notification.segments,
+        "status": notification.status,
+        "skip_reason": notification.skip_reason,
+        "defer_reason": notification.defer_reason,
+        "rules": [[outcome.rule, outcome.result] for outcome in notification.rules],
+        "attempts": notification.attempts,
+        "due_at": notification.due_at,
+        # Whoever writes a message is done with its lease.
+        "free_at": notification.due_at if notification.status in WAITING else None,
+        "handed_at": notification.handed_at,
+        "sent_at": notification.sent_at,
+        "delivered_at": notification.delivered_at,
+        "provider_id": notification.provider_id,
+        "cost_currency": None if cost is None else cost.currency,
+        "cost_units": None if cost is None else cost.units,
+        "outcome_code": notification.outcome_code,
+        "resend_of": notification.resend_of,
+        "request_id": notification.request_id,
+        "created_at": notification.created_at,
+        "updated_at": notification.updated_at,
+    }
+
+
+def _notification_of(row: Row[Any]) -> Notification:
+    return Notification(
+        id=row.id,
+        order_id=row.order_id,
+        customer_id=row.customer_id,
+        event=SmsEvent(row.event),
+        dedupe_key=row.dedupe_key,
+        to=None if row.to_phone is None else PhoneNumber.from_e164(row.to_phone),
+        locale=Locale(row.locale),
+        text=row.text,
+        encoding=Encoding(row.encoding),
+        segments=row.segments,
+        status=SmsStatus(row.status),
+        skip_reason=None if row.skip_reason is None else SkipReason(row.skip_reason),
+        defer_reason=None if row.defer_reason is None else DeferReason(row.defer_reason),
+        rules=tuple(RuleOutcome(rule, RuleResult(result)) for rule, result in row.rules),
+        attempts=row.attempts,
+        due_at=row.due_at,
+        handed_at=row.handed_at,
+        sent_at=row.sent_at,
+        delivered_at=row.delivered_at,
+        provider_id=row.provider_id,
+        cost=None
+        if row.cost_units is None
+        else Cost(currency=row.cost_currency, units=row.cost_units),
+        outcome_code=row.outcome_code,
+        resend_of=row.resend_of,
+        request_id=row.request_id,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _report_of(row: Row[Any]) -> DeliveryReport:
+    return DeliveryReport(
+        provider_id=row.provider_id,
+        report=None if row.report is None else Report(row.report),
+        word=row.word,
+        phone=row.phone,
+        network_code=row.network_code,
+        failure_reason=row.failure_reason,
+        received_at=row.received_at,
+    )

@@ -1,0 +1,216 @@
+"""Orders in SQL; every read joins the newest message for the order's `sms` picture."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Row, bindparam, func, insert, select, update
+
+from savannah.adapters.sql.paging import Searched, SortKey, read_page, read_search
+from savannah.adapters.sql.tables import customers, notifications, orders
+from savannah.adapters.sql.transaction import Params, Transaction
+from savannah.application.ports import Lock, OrderFilter, Orders
+from savannah.domain.errors import NotFound
+from savannah.domain.money import Money
+from savannah.domain.order import (
+    Cancellation,
+    CancelReason,
+    NotificationId,
+    Order,
+    OrderId,
+    Reference,
+    SmsSummary,
+    Status,
+)
+from savannah.domain.paging import Page, PageRequest
+from savannah.domain.search import SearchQuery, fold
+from savannah.domain.sms_text import SmsEvent
+
+_DERIVED: Final = {"number_compact", "item_key", "item_folded", "notes_folded"}
+_FROM: Final = orders.outerjoin(notifications, notifications.c.id == orders.c.notification_id)
+_COLUMNS: Final = (
+    *(column for column in orders.c if column.name not in _DERIVED),
+    notifications.c.event.label("sms_event"),
+    notifications.c.status.label("sms_status"),
+    notifications.c.sent_at.label("sms_sent_at"),
+    notifications.c.delivered_at.label("sms_delivered_at"),
+)
+_SELECT: Final = select(*_COLUMNS).select_from(_FROM).where(orders.c.deleted_at.is_(None))
+_SELECT_WITH_CUSTOMER: Final = (
+    select(*_COLUMNS)
+    .select_from(_FROM.join(customers, customers.c.id == orders.c.customer_id))
+    .where(orders.c.deleted_at.is_(None))
+)
+_GET: Final = _SELECT.where(orders.c.id == bindparam("order_id"))
+# Only the order is locked: the message may be missing, and is not what is changed here.
+_GET_LOCKED: Final[dict[Lock | None, Any]] = {
+    None: _GET,
+    "share": _GET.with_for_update(read=True, of=orders),
+    "update": _GET.with_for_update(of=orders),
+}
+_INSERT: Final = insert(orders)
+# The columns to set are those of the values it is executed with.
+_UPDATE: Final = update(orders).where(orders.c.id == bindparam("order_id"))
+_ORDERINGS: Final[dict[str, ColumnElement[Any]]] = {
+    "created_at": orders.c.created_at,
+    "updated_at": orders.c.updated_at,
+    "status_changed_at": orders.c.status_changed_at,
+    "total_amount": orders.c.total_minor,
+    "order_number": orders.c.number,
+}
+_SEARCHED: Final = Searched(
+    fields=(
+        func.lower(orders.c.number),
+        orders.c.item_folded,
+        orders.c.notes_folded,
+        customers.c.name_folded,
+        customers.c.email_folded,
+        customers.c.code_folded,
+    ),
+    phone=customers.c.phone,
+    phone_digits=customers.c.phone_digits,
+    reference=orders.c.number_compact,
+)
+
+
+class SqlOrders(Orders):
+    """Orders as one transaction sees them."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    async def get(self, order_id: OrderId, *, lock: Lock | None = None) -> Order:
+        row = await self._transaction.first(_GET_LOCKED[lock], {"order_id": order_id})
+        if row is None:
+            raise NotFound("order")
+        return _order_of(row)
+
+    async def add(self, order: Order) -> None:
+        values = {**_values(order), "id": order.id, "notification_id": None}
+        self._transaction.later(_INSERT, values)
+        self._transaction.new_orders[order.id] = values
+
+    async def save(self, order: Order) -> None:
+        self._transaction.later(_UPDATE, {**_values(order), "order_id": order.id})
+
+    async def list(self, where: OrderFilter, page: PageRequest) -> Page[Order]:
+        column, descending = _ORDERINGS[page.ordering.name], page.ordering.descending
+        found = await read_page(
+            self._transaction,
+            _SELECT.where(*_conditions(where)),
+            (SortKey(column, descending), SortKey(orders.c.id, descending)),
+            page,
+            lambda row: (getattr(row, column.name),),
+        )
+        return found.map(_order_of)
+
+    async def search(
+        self, query: SearchQuery, where: OrderFilter, page: PageRequest
+    ) -> Page[Order]:
+        candidates = _SELECT_WITH_CUSTOMER.where(*_conditions(where))
+        found = await read_search(self._transaction, candidates, _SEARCHED, query, page)
+        return found.map(_order_of)
+
+
+def point_to_newest(
+    transaction: Transaction, order_id: OrderId, notification_id: NotificationId
+) -> None:
+    """Make a message the order's newest one, with its insert where that is still to come."""
+    new = transaction.new_orders.get(order_id)
+    if new is None:
+        transaction.later(_UPDATE, {"notification_id": notification_id, "order_id": order_id})
+    else:
+        new["notification_id"] = notification_id
+
+
+def _conditions(where: OrderFilter) -> list[ColumnElement[bool]]:
+    c = orders.c
+    conditions: list[ColumnElement[bool]] = []
+    for column, among in (
+        (c.status, where.status),
+        (c.customer_id, where.customer),
+        (c.currency, where.currency),
+        (notifications.c.status, where.sms_status),
+    ):
+        if among:
+            conditions.append(column.in_(sorted(among)))
+    if where.min_amount is not None:
+        conditions.append(c.total_minor >= where.min_amount)
+    if where.max_amount is not None:
+        conditions.append(c.total_minor <= where.max_amount)
+    if where.created_from is not None:
+        conditions.append(c.created_at >= where.created_from)
+    if where.created_before is not None:
+        conditions.append(c.created_at < where.created_before)
+    if where.updated_since is not None:
+        conditions.append(c.updated_at >= where.updated_since)
+    return conditions
+
+
+def _values(order: Order) -> Params:
+    cancellation = order.cancellation
+    return {
+        "number": order.number,
+        "customer_id": order.customer_id,
+        "item": order.item,
+        "price_minor": order.price.minor,
+        "currency": order.price.currency,
+        "quantity": order.quantity,
+        "total_minor": order.total.minor,
+        "status": order.status,
+        "notes": order.notes,
+        "metadata": dict(order.metadata),
+        "cancel_reason": None if cancellation is None else cancellation.reason,
+        "cancel_note": None if cancellation is None else cancellation.note,
+        "cancelled_at": None if cancellation is None else cancellation.cancelled_at,
+        "cancelled_by": None if cancellation is None else cancellation.cancelled_by,
+        "created_at": order.created_at,
+        "updated_at": order.updated_at,
+        "status_changed_at": order.status_changed_at,
+        "shipped_at": order.shipped_at,
+        "delivered_at": order.delivered_at,
+        "deleted_at": order.deleted_at,
+        "version": order.version,
+        "number_compact": Reference.compact(order.number),
+        "item_key": order.item.casefold(),
+        "item_folded": fold(order.item),
+        "notes_folded": None if order.notes is None else fold(order.notes),
+    }
+
+
+def _order_of(row: Row[Any]) -> Order:
+    return Order(
+        id=row.id,
+        number=row.number,
+        customer_id=row.customer_id,
+        item=row.item,
+        price=Money(row.price_minor, row.currency),
+        quantity=row.quantity,
+        status=Status(row.status),
+        notes=row.notes,
+        metadata=row.metadata,
+        cancellation=None
+        if row.cancel_reason is None
+        else Cancellation(
+            reason=CancelReason(row.cancel_reason),
+            note=row.cancel_note,
+            cancelled_at=row.cancelled_at,
+            cancelled_by=row.cancelled_by,
+        ),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        status_changed_at=row.status_changed_at,
+        shipped_at=row.shipped_at,
+        delivered_at=row.delivered_at,
+        deleted_at=row.deleted_at,
+        version=row.version,
+        sms=None
+        if row.sms_event is None
+        else SmsSummary(
+            event=SmsEvent(row.sms_event),
+            status=row.sms_status,
+            notification=row.notification_id,
+            sent_at=row.sms_sent_at,
+            delivered_at=row.sms_delivered_at,
+        ),
+    )

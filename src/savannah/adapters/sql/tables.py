@@ -1,0 +1,460 @@
+"""The tables, their column types, constraints and indexes; one definition for SQLite and Postgres.
+
+Constraint and index names matter: `transaction` turns broken ones into errors of the domain. What
+is queried lives beside its repository; how tables come to be is in `migrations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from savannah.domain.access import Role
+from savannah.domain.customer import Reachability
+from savannah.domain.identity import ClientType
+from savannah.domain.money import QUANTITY_MAX
+from savannah.domain.notification import (
+    WAITING,
+    DeferReason,
+    Report,
+    SkipReason,
+    SmsStatus,
+)
+from savannah.domain.order import CancelReason, Status
+from savannah.domain.sms_text import Encoding, Locale, SmsEvent
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class Instant(TypeDecorator[datetime]):
+    """A moment: whole microseconds since 1970 on SQLite, `timestamptz` on Postgres.
+
+    Raises: ValueError, for a time without a zone.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(TIMESTAMP(timezone=True))
+        return dialect.type_descriptor(BigInteger())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment needs a time zone")
+        if dialect.name == "postgresql":
+            return value
+        return (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if dialect.name == "postgresql":
+            moment: datetime = value
+            return moment.astimezone(UTC)
+        return _EPOCH + timedelta(microseconds=value)
+
+
+class Uid(TypeDecorator[UUID]):
+    """An id: 16 bytes on SQLite, `uuid` on Postgres; both sort as UUIDs do in Python."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(Uuid())
+        return dialect.type_descriptor(LargeBinary(16))
+
+    def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name == "postgresql":
+            return value
+        return value.bytes
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> UUID | None:
+        if value is None:
+            return None
+        if dialect.name == "postgresql":
+            return UUID(int=value.int)  # the driver has a subclass of its own
+        return UUID(bytes=value)
+
+
+class Words(TypeDecorator[str]):
+    """Text that sorts by code point, as Python does.
+
+    What neither database can hold (NUL, lone surrogates) becomes U+FFFD: the domain lets none of
+    it in, but logins and gateway reports come from strangers.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(Text(collation="C"))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        del dialect
+        if value is None or (value.isascii() and "\0" not in value):
+            return value
+        return (
+            value.encode("utf-16", "surrogatepass")
+            .decode("utf-16", "replace")
+            .replace("\0", "\ufffd")
+        )
+
+
+metadata: Final = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+def _one_of(column: str, words: Iterable[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{word}'" for word in words)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+customers: Final = Table(
+    "customers",
+    metadata,
+    Column("id", Uid, primary_key=True),
+    Column("code", Words, nullable=False),
+    Column("name", Words),
+    Column("email", Words),
+    Column("phone", Words),
+    Column("locale", Words, nullable=False),
+    Column("sms_opt_out", Boolean, nullable=False),
+    Column("reachability", Words, nullable=False),
+    Column("notes", Words),
+    # JSON, not JSONB, which would forget the order of the keys.
+    Column("metadata", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Column("archived_at", Instant),
+    Column("erased_at", Instant),
+    Column("version", Integer, nullable=False),
+    # What searches and comparisons look at; made from the columns above on every write.
+    Column("email_key", Words),
+    Column("name_folded", Words),
+    Column("email_folded", Words),
+    Column("code_folded", Words, nullable=False),
+    Column("phone_digits", Words),
+    UniqueConstraint("code"),
+    _one_of("locale", Locale),
+    _one_of("reachability", Reachability),
+    CheckConstraint("version > 0", name="version"),
+)
+CUSTOMER_NAME: Final = func.coalesce(customers.c.name, literal_column("''"), type_=Words)
+_live = customers.c.archived_at.is_(None)
+Index(
+    "uq_customers_email_key_live",
+    customers.c.email_key,
+    unique=True,
+    sqlite_where=_live,
+    postgresql_where=_live,
+)
+Index("ix_customers_email_key", customers.c.email_key)
+Index("ix_customers_phone", customers.c.phone)
+Index("ix_customers_created_at", customers.c.created_at, customers.c.id)
+Index("ix_customers_updated_at", customers.c.updated_at, customers.c.id)
+Index("ix_customers_name", text("coalesce(name, '')"), customers.c.id)
+Index("ix_customers_reachability", customers.c.reachability, customers.c.created_at)
+
+orders: Final = Table(
+    "orders",
+    metadata,
+    Column("id", Uid, primary_key=True),
+    Column("number", Words, nullable=False),
+    Column("customer_id", Uid, ForeignKey("customers.id"), nullable=False),
+    Column("item", Words, nullable=False),
+    Column("price_minor", BigInteger, nullable=False),
+    Column("currency", Words, nullable=False),
+    Column("quantity", Integer, nullable=False),
+    Column("total_minor", BigInteger, nullable=False),
+    Column("status", Words, nullable=False),
+    Column("notes", Words),
+    Column("metadata", JSON, nullable=False),
+    Column("cancel_reason", Words),
+    Column("cancel_note", Words),
+    Column("cancelled_at", Instant),
+    Column("cancelled_by", Words),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Column("status_changed_at", Instant, nullable=False),
+    Column("shipped_at", Instant),
+    Column("delivered_at", Instant),
+    Column("deleted_at", Instant),
+    Column("version", Integer, nullable=False),
+    # The newest message. No foreign key: the message refers to the order, and one of the two
+    # has to be written first.
+    Column("notification_id", Uid),
+    # What searches and reports look at; made from the columns above on every write.
+    Column("number_compact", Words, nullable=False),
+    Column("item_key", Words, nullable=False),
+    Column("item_folded", Words, nullable=False),
+    Column("notes_folded", Words),
+    UniqueConstraint("number"),
+    _one_of("status", Status),
+    _one_of("cancel_reason", CancelReason),
+    CheckConstraint("price_minor > 0", name="price"),
+    CheckConstraint(f"quantity BETWEEN 1 AND {QUANTITY_MAX}", name="quantity"),
+    CheckConstraint("total_minor = price_minor * quantity", name="total"),
+    CheckConstraint("version > 0", name="version"),
+    CheckConstraint("(status = 'cancelled') = (cancel_reason IS NOT NULL)", name="cancellation"),
+)
+_kept = orders.c.deleted_at.is_(None)
+for _name, _columns in {
+    "created_at": (orders.c.created_at,),
+    "updated_at": (orders.c.updated_at,),
+    "status_changed_at": (orders.c.status_changed_at,),
+    "total_minor": (orders.c.total_minor,),
+    "customer_id": (orders.c.customer_id, orders.c.created_at),
+    "status": (orders.c.status, orders.c.created_at),
+    "currency": (orders.c.currency, orders.c.created_at),
+}.items():
+    Index(
+        f"ix_orders_{_name}",
+        *_columns,
+        orders.c.id,
+        sqlite_where=_kept,
+        postgresql_where=_kept,
+    )
+
+_waiting = f"status IN ({', '.join(repr(str(status)) for status in sorted(WAITING))})"
+notifications: Final = Table(
+    "notifications",
+    metadata,
+    Column("id", Uid, primary_key=True),
+    Column("order_id", Uid, ForeignKey("orders.id"), nullable=False),
+    Column("customer_id", Uid, ForeignKey("customers.id"), nullable=False),
+    Column("event", Words, nullable=False),
+    Column("dedupe_key", Words, nullable=False),
+    Column("to_phone", Words),
+    Column("locale", Words, nullable=False),
+    Column("text", Words),
+    Column("encoding", Words, nullable=False),
+    Column("segments", Integer, nullable=False),
+    Column("status", Words, nullable=False),
+    Column("skip_reason", Words),
+    Column("defer_reason", Words),
+    Column("rules", JSON, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    # When a waiting message may be taken: when it is due, or when its lease ends. The others have
+    # none, so that SQLite, which has no statistics to go by, finds the outbox without `status`.
+    Column("free_at", Instant),
+    Column("handed_at", Instant),
+    Column("sent_at", Instant),
+    Column("delivered_at", Instant),
+    Column("provider_id", Words),
+    Column("cost_currency", Words),
+    Column("cost_units", BigInteger),
+    Column("outcome_code", Words),
+    Column("resend_of", Uid),
+    Column("request_id", Words),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    UniqueConstraint("dedupe_key"),
+    _one_of("event", SmsEvent),
+    _one_of("locale", Locale),
+    _one_of("encoding", Encoding),
+    _one_of("status", SmsStatus),
+    _one_of("skip_reason", SkipReason),
+    _one_of("defer_reason", DeferReason),
+    CheckConstraint("attempts >= 0", name="attempts"),
+    CheckConstraint("segments >= 0", name="segments"),
+    CheckConstraint(f"(free_at IS NOT NULL) = ({_waiting})", name="waiting"),
+    CheckConstraint("(cost_currency IS NULL) = (cost_units IS NULL)", name="cost"),
+)
+
+IN_OUTBOX: Final = notifications.c.free_at.is_not(None)
+for _name, _columns, _where in (
+    ("waiting_due", (notifications.c.due_at, notifications.c.id), IN_OUTBOX),
+    ("waiting_free", (notifications.c.free_at,), IN_OUTBOX),
+    ("provider_id", (notifications.c.provider_id,), notifications.c.provider_id.is_not(None)),
+    (
+        "to_phone",
+        (notifications.c.to_phone, notifications.c.handed_at),
+        notifications.c.handed_at.is_not(None),
+    ),
+    (
+        "cost",
+        (notifications.c.cost_currency, notifications.c.handed_at),
+        notifications.c.cost_currency.is_not(None),
+    ),
+    ("order_id", (notifications.c.order_id, notifications.c.created_at), None),
+    ("customer_id", (notifications.c.customer_id, notifications.c.created_at), None),
+    ("created_at", (notifications.c.created_at, notifications.c.id), None),
+    (
+        "status",
+        (notifications.c.status, notifications.c.created_at, notifications.c.id),
+        None,
+    ),
+):
+    Index(
+        f"ix_notifications_{_name}",
+        *_columns,
+        sqlite_where=_where,
+        postgresql_where=_where,
+    )
+
+delivery_reports: Final = Table(
+    "delivery_reports",
+    metadata,
+    Column("provider_id", Words, primary_key=True),
+    Column("word", Words, primary_key=True),
+    Column("report", Words),
+    Column("phone", Words, nullable=False),
+    Column("network_code", Words),
+    Column("failure_reason", Words),
+    Column("received_at", Instant, nullable=False),
+    Column("matched", Boolean, nullable=False),
+    _one_of("report", Report),
+)
+
+gateway_pauses: Final = Table(
+    "gateway_pauses",
+    metadata,
+    Column("gateway", Words, primary_key=True),
+    Column("kind", Words, nullable=False),
+    Column("code", Words, nullable=False),
+    Column("until", Instant, nullable=False),
+    Column("since", Instant, nullable=False),
+)
+
+events: Final = Table(
+    "events",
+    metadata,
+    Column("id", Uid, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("actor", Words, nullable=False),
+    Column("action", Words, nullable=False),
+    Column("subject", Words, nullable=False),
+    Column("subject_id", Uid, nullable=False),
+    Column("version", Integer),
+    Column("data", JSON, nullable=False),
+    Column("request_id", Words),
+)
+Index("ix_events_subject", events.c.subject_id, events.c.subject, events.c.at, events.c.id)
+Index("ix_events_at", events.c.at, events.c.id)
+
+idempotency_keys: Final = Table(
+    "idempotency_keys",
+    metadata,
+    Column("principal", Words, primary_key=True),
+    Column("operation", Words, primary_key=True),
+    Column("key", Words, primary_key=True),
+    Column("fingerprint", Words, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+)
+Index("ix_idempotency_keys_expires_at", idempotency_keys.c.expires_at)
+
+users: Final = Table(
+    "users",
+    metadata,
+    Column("id", Uid, primary_key=True),
+    Column("username", Words, nullable=False),
+    Column("email", Words),
+    Column("first_name", Words, nullable=False),
+    Column("last_name", Words, nullable=False),
+    Column("role", Words, nullable=False),
+    Column("password_hash", Words, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+    Column("date_joined", Instant, nullable=False),
+    Column("last_login", Instant),
+    Column("username_key", Words, nullable=False),
+    Column("email_key", Words),
+    UniqueConstraint("username_key"),
+    UniqueConstraint("email_key"),
+    _one_of("role", Role),
+)
+
+clients: Final = Table(
+    "clients",
+    metadata,
+    Column("id", Uid, primary_key=True),
+    Column("client_id", Words, nullable=False),
+    Column("name", Words, nullable=False),
+    Column("client_type", Words, nullable=False),
+    Column("secret_digests", JSON, nullable=False),
+    Column("redirect_uris", JSON, nullable=False),
+    Column("grant_types", JSON, nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("first_party", Boolean, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+    Column("owner_id", Uid),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("client_id"),
+    _one_of("client_type", ClientType),
+)
+
+# Grants outlive the users and clients they name: a grant of somebody who is gone is simply dead.
+grants: Final = Table(
+    "grants",
+    metadata,
+    Column("id", Uid, primary_key=True),
+    Column("user_id", Uid),
+    Column("client_id", Words, nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("revoked_at", Instant),
+)
+Index("ix_grants_user_id", grants.c.user_id)
+
+refresh_tokens: Final = Table(
+    "refresh_tokens",
+    metadata,
+    Column("digest", Words, primary_key=True),
+    Column("grant_id", Uid, ForeignKey("grants.id"), nullable=False),
+    Column("issued_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("consumed_at", Instant),
+)
+Index("ix_refresh_tokens_grant_id", refresh_tokens.c.grant_id)
+
+signing_keys: Final = Table(
+    "signing_keys",
+    metadata,
+    Column("kid", Words, primary_key=True),
+    Column("algorithm", Words, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("retired_at", Instant),
+)

@@ -1,0 +1,132 @@
+"""Storage in a database: units of work over one transaction each, the same for both dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Self, TypeVar
+
+from sqlalchemy import text
+
+from savannah.adapters.sql.customers import SqlCustomers
+from savannah.adapters.sql.engines import Lanes, Work, open_lanes
+from savannah.adapters.sql.events import SqlEvents, SqlIdempotency
+from savannah.adapters.sql.identity import (
+    SqlClients,
+    SqlGrants,
+    SqlSigningKeys,
+    SqlUsers,
+)
+from savannah.adapters.sql.notifications import SqlNotifications
+from savannah.adapters.sql.orders import SqlOrders
+from savannah.adapters.sql.reports import SqlReports
+from savannah.adapters.sql.transaction import Transaction
+from savannah.application.ports import IdempotencyRecordKey, Storage, UnitOfWork
+
+T = TypeVar("T")
+
+_PING = text("SELECT 1")
+
+
+class SqlUnitOfWork(UnitOfWork):
+    """One transaction; it begins with the first thing asked of it.
+
+    Writes wait for the next read or the commit, so that is where they fail. After a failure, and
+    after `commit()`, the unit of work is over; whoever tries again takes a new one.
+    """
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self.customers = SqlCustomers(transaction)
+        self.orders = SqlOrders(transaction)
+        self.notifications = SqlNotifications(transaction)
+        self.reports = SqlReports(transaction)
+        self.events = SqlEvents(transaction)
+        self.idempotency = SqlIdempotency(transaction)
+        self.users = SqlUsers(transaction)
+        self.clients = SqlClients(transaction)
+        self.grants = SqlGrants(transaction)
+        self.signing_keys = SqlSigningKeys(transaction)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._transaction.close()
+
+    async def commit(self) -> None:
+        await self._transaction.commit()
+
+
+class SqlStorage(Storage):
+    """A database. `open` connects to nothing yet; `close` when done."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._keys_in_flight: set[IdempotencyRecordKey] = set()
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        pool_size: int = 10,
+        wait: timedelta = timedelta(seconds=5),
+        statement_timeout: timedelta = timedelta(seconds=10),
+        lock_timeout: timedelta = timedelta(seconds=5),
+        prepared_statements: bool = True,
+        replicas: Sequence[str] = (),
+    ) -> Self:
+        """The storage behind `sqlite:///path` or `postgresql://…`, driver suffix or not.
+
+        Args:
+            pool_size: connections to Postgres; SQLite has one that writes and up to four that
+                read.
+            wait: for a free connection, for connecting, and for SQLite's file lock.
+            statement_timeout: Postgres only, likewise `lock_timeout`.
+            prepared_statements: False behind PgBouncer in transaction mode; timeouts are then
+                set on the database role, and PgBouncer does the pooling.
+            replicas: URLs of read replicas; units of work for reading go there.
+
+        Raises:
+            ValueError: the URL is neither SQLite's nor Postgres's.
+        """
+        return cls(
+            open_lanes(
+                url,
+                pool_size=pool_size,
+                wait=wait,
+                statement_timeout=statement_timeout,
+                lock_timeout=lock_timeout,
+                prepared_statements=prepared_statements,
+                replicas=tuple(replicas),
+            )
+        )
+
+    def __call__(self, *, reading: bool = False) -> SqlUnitOfWork:
+        return SqlUnitOfWork(Transaction(self._lanes, self._keys_in_flight, reading=reading))
+
+    async def ping(self) -> None:
+        """Raises: Unavailable."""
+        await self.read(lambda connection: connection.execute(_PING).one())
+
+    async def read(self, work: Work[T]) -> T:
+        """Look at the database itself, as the schema check does.
+
+        Raises: Unavailable.
+        """
+        transaction = Transaction(self._lanes, set(), reading=True)
+        try:
+            return await transaction.run(work)
+        finally:
+            await transaction.close()
+
+    async def close(self) -> None:
+        """Give all connections back; units of work must be over by now."""
+        await self._lanes.close()
