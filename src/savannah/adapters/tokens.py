@@ -1,0 +1,307 @@
+"""Access and ID tokens: signed JWTs, and the keys for them.
+
+The keys are in storage, so that every process has the same ones; their private half is encrypted
+under a key made from the secret of the installation. Whether a login still stands is not told by
+a token: that is the grant's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from joserfc import jwt
+from joserfc.jwk import GuestProtocol, RSAKey
+
+from savannah.application.ports import AccessClaims, Clock, IdClaims, Storage, Tokens
+from savannah.domain.access import scope_text
+from savannah.domain.errors import InvalidToken, TokenExpired
+from savannah.domain.identity import GrantId, SigningKey
+
+_log = logging.getLogger("savannah.tokens")
+
+_ALGORITHM: Final = "RS256"
+_KEY_BITS: Final = 2048
+_NONCE_BYTES: Final = 12
+_LONGEST_TOKEN: Final = 8192
+_FRESH_FOR: Final = timedelta(seconds=30)
+_BETWEEN_REFETCHES: Final = timedelta(seconds=2)
+
+
+class _UnknownKey(Exception):
+    """The token names a key that was not there when we looked last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ring:
+    """The keys as storage had them at `read_at`; `newest` signs."""
+
+    keys: Mapping[str, RSAKey]
+    newest: str
+    read_at: datetime
+
+
+class JoseTokens(Tokens):
+    """RS256 tokens in the profile of RFC 9068, with joserfc.
+
+    A key that another process has made is known at once, through a token that names it; this
+    process signs with it within half a minute.
+
+    Args:
+        secret_key: the installation's secret. After a change older keys cannot be read any more,
+            and a new one is made.
+        issuer: our public URL, as it stands in `iss`; a function where it is not known yet.
+        audience: the name of the API, as it stands in `aud`.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        clock: Clock,
+        secret_key: str,
+        issuer: str | Callable[[], str],
+        audience: str,
+    ) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._secret_key = secret_key
+        self._named_issuer = issuer
+        self._audience = audience
+        self._ring: _Ring | None = None
+        self._refetched_at: datetime | None = None
+        self._unreadable: set[str] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = asyncio.Lock()
+
+    async def sign_access(self, claims: AccessClaims) -> str:
+        said: dict[str, Any] = {
+            "iss": self._issuer(),
+            "sub": claims.subject,
+            "aud": self._audience,
+            "client_id": claims.client_id,
+            "sid": str(claims.grant_id),
+            "jti": str(claims.token_id),
+            "iat": _seconds(claims.issued_at),
+            "exp": _seconds(claims.expires_at),
+            "scope": scope_text(claims.scopes),
+        }
+        if claims.role is not None:
+            said["roles"] = [claims.role]
+        if claims.auth_time is not None:
+            said["auth_time"] = _seconds(claims.auth_time)
+        return await self._sign("at+jwt", said)
+
+    async def sign_id(self, claims: IdClaims) -> str:
+        left_half = hashlib.sha256(claims.access_token.encode("ascii")).digest()[:16]
+        said: dict[str, Any] = {
+            "iss": self._issuer(),
+            "sub": claims.subject,
+            "aud": claims.client_id,
+            "sid": str(claims.grant_id),
+            "iat": _seconds(claims.issued_at),
+            "exp": _seconds(claims.expires_at),
+            "auth_time": _seconds(claims.auth_time),
+            "at_hash": base64.urlsafe_b64encode(left_half).rstrip(b"=").decode(),
+        }
+        if claims.nonce is not None:
+            said["nonce"] = claims.nonce
+        return await self._sign("JWT", said)
+
+    async def _sign(self, kind: str, claims: dict[str, Any]) -> str:
+        ring = await self._current()
+        header = {"alg": _ALGORITHM, "typ": kind, "kid": ring.newest}
+        return jwt.encode(header, claims, ring.keys[ring.newest], algorithms=[_ALGORITHM])
+
+    async def read_access(self, token: str) -> AccessClaims:
+        ring = await self._current()
+        try:
+            return self._read(token, ring)
+        except _UnknownKey:
+            pass
+        try:
+            return self._read(token, await self._refetched(ring))
+        except _UnknownKey:
+            raise InvalidToken from None
+
+    async def rotate(self) -> str:
+        async with self._turn():
+            kid = await self._add_key()
+            self._ring = await self._from_storage()
+        return kid
+
+    def _issuer(self) -> str:
+        return self._named_issuer if isinstance(self._named_issuer, str) else self._named_issuer()
+
+    # --- reading one token -----------------------------------------------------------------------
+
+    def _read(self, token: str, ring: _Ring) -> AccessClaims:
+        def named_key(guest: GuestProtocol) -> RSAKey:
+            kid = guest.headers()["kid"]
+            if kid not in ring.keys:
+                raise _UnknownKey
+            return ring.keys[kid]
+
+        if len(token) > _LONGEST_TOKEN:
+            raise InvalidToken
+        try:
+            read = jwt.decode(token, named_key, algorithms=[_ALGORITHM])
+            claims = self._checked(read.header, read.claims)
+        except _UnknownKey:
+            raise
+        except Exception:  # noqa: BLE001 - a hostile text finds exceptions no one has listed
+            # Not even the reason goes to the log: it may quote the token.
+            raise InvalidToken from None
+        if claims.expires_at <= self._clock.now():
+            raise TokenExpired
+        return claims
+
+    def _checked(self, header: Mapping[str, Any], claims: Mapping[str, Any]) -> AccessClaims:
+        """The claims of a token whose signature is right; anything odd raises something.
+
+        Source: RFC 9068 section 4. A token bound to a key of the client (`cnf`) is not a bearer
+        token.
+        """
+        if header["typ"].lower() not in ("at+jwt", "application/at+jwt"):
+            raise InvalidToken
+        if claims["iss"] != self._issuer() or claims["aud"] != self._audience or "cnf" in claims:
+            raise InvalidToken
+        if not isinstance(claims["sub"], str) or not isinstance(claims["client_id"], str):
+            raise InvalidToken
+        return AccessClaims(
+            subject=claims["sub"],
+            client_id=claims["client_id"],
+            grant_id=GrantId(UUID(claims["sid"])),
+            scopes=frozenset(claims["scope"].split()),
+            role=claims["roles"][0] if "roles" in claims else None,
+            token_id=UUID(claims["jti"]),
+            issued_at=_moment(claims["iat"]),
+            expires_at=_moment(claims["exp"]),
+            auth_time=_moment(claims["auth_time"]) if "auth_time" in claims else None,
+        )
+
+    # --- keys ------------------------------------------------------------------------------------
+
+    async def _current(self) -> _Ring:
+        ring = self._ring
+        if ring is not None and abs(self._clock.now() - ring.read_at) < _FRESH_FOR:
+            return ring
+        turn = self._turn()
+        if ring is not None and turn.locked():
+            return ring  # somebody is reading them anew, and these are good enough meanwhile
+        return await self._reloaded(ring)
+
+    async def _refetched(self, seen: _Ring) -> _Ring:
+        """The keys read again for a token that names a strange one; not for every such token."""
+        now, last = self._clock.now(), self._refetched_at
+        if not self._turn().locked():
+            if last is not None and abs(now - last) < _BETWEEN_REFETCHES:
+                return seen
+            self._refetched_at = now
+        return await self._reloaded(seen)
+
+    async def _reloaded(self, seen: _Ring | None) -> _Ring:
+        async with self._turn():
+            # Whoever had the turn before may have read them for us.
+            if self._ring is None or self._ring is seen:
+                self._ring = await self._from_storage()
+            return self._ring
+
+    def _turn(self) -> asyncio.Lock:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # a lock stays with the loop that has waited for it
+            self._loop, self._lock = loop, asyncio.Lock()
+        return self._lock
+
+    async def _from_storage(self) -> _Ring:
+        """The keys as they are; the first one is made here.
+
+        Two processes may both make one. Then the newer one signs, and both verify.
+        """
+        now = self._clock.now()
+        while not (readable := await asyncio.to_thread(self._open, await self._stored())):
+            await self._add_key()
+        return _Ring(
+            keys={row.kid: key for row, key in readable},
+            newest=max(readable, key=lambda pair: (pair[0].created_at, pair[0].kid))[0].kid,
+            read_at=now,
+        )
+
+    async def _stored(self) -> list[SigningKey]:
+        # Not a `reading` unit of work, which may not see a key that has just been made.
+        async with self._storage() as uow:
+            return [row for row in await uow.signing_keys.list() if row.retired_at is None]
+
+    async def _add_key(self) -> str:
+        kid, sealed = await asyncio.to_thread(self._make)
+        newest = max((row.created_at for row in await self._stored()), default=None)
+        created_at = self._clock.now()
+        if newest is not None:  # a clock that steps back must not leave the older key signing
+            created_at = max(created_at, newest + timedelta(microseconds=1))
+        async with self._storage() as uow:
+            await uow.signing_keys.add(
+                SigningKey(kid=kid, algorithm=_ALGORITHM, sealed=sealed, created_at=created_at)
+            )
+            await uow.commit()
+        _log.info("made a signing key")
+        return kid
+
+    def _make(self) -> tuple[str, bytes]:
+        """A new key, sealed: its id, and the private JWK under the installation's secret."""
+        key = RSAKey.generate_key(_KEY_BITS, {"use": "sig", "alg": _ALGORITHM}, auto_kid=True)
+        kid = key.thumbprint()
+        nonce = os.urandom(_NONCE_BYTES)
+        private = json.dumps(key.as_dict(private=True)).encode()
+        return kid, nonce + _cipher(self._secret_key).encrypt(nonce, private, kid.encode())
+
+    def _open(self, rows: Iterable[SigningKey]) -> list[tuple[SigningKey, RSAKey]]:
+        known = {} if self._ring is None else self._ring.keys
+        opened: list[tuple[SigningKey, RSAKey]] = []
+        for row in rows:
+            key = known.get(row.kid) or self._unsealed(row)
+            if key is not None:
+                opened.append((row, key))
+        return opened
+
+    def _unsealed(self, row: SigningKey) -> RSAKey | None:
+        nonce, sealed = row.sealed[:_NONCE_BYTES], row.sealed[_NONCE_BYTES:]
+        try:
+            private = _cipher(self._secret_key).decrypt(nonce, sealed, row.kid.encode())
+        except (InvalidTag, ValueError):
+            if row.kid not in self._unreadable:
+                self._unreadable.add(row.kid)
+                _log.warning(
+                    "a signing key cannot be read with this SECRET_KEY; its tokens are refused"
+                )
+            return None
+        return RSAKey.import_key(json.loads(private))
+
+
+@lru_cache(maxsize=1)
+def _cipher(secret_key: str) -> AESGCM:
+    """What seals the private keys; slow once, because people choose secrets that can be guessed."""
+    # The salt is no secret: it keeps this key apart from others made of the same one.
+    salt = b"savannah signing keys"
+    return AESGCM(hashlib.scrypt(secret_key.encode(), salt=salt, n=2**14, r=8, p=1, dklen=32))
+
+
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
+
+
+def _moment(seconds: object) -> datetime:
+    if type(seconds) is not int:  # True is an int, and a fraction is not ours
+        raise InvalidToken
+    return datetime.fromtimestamp(seconds, UTC)
