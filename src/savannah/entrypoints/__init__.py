@@ -1,0 +1,1 @@
+"""Doors and composition: HTTP, command line, worker, library."""
