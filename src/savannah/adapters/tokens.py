@@ -240,8 +240,8 @@ class JoseTokens(Tokens):
         )
 
     async def _stored(self) -> list[SigningKey]:
-        # Not a `reading` unit of work, which may not see a key that has just been made.
-        async with self._storage() as uow:
+        # A key that has just been made must be seen.
+        async with self._storage(reading="fresh") as uow:
             return [row for row in await uow.signing_keys.list() if row.retired_at is None]
 
     async def _add_key(self) -> str:

@@ -293,7 +293,7 @@ class Identity:
             them.
         """
         user_id = _account_of(by)
-        async with self._storage() as uow:
+        async with self._storage(reading="fresh") as uow:
             user = await uow.users.get(user_id)
         lock = _lock_key(user.username, address)
         await self._refuse_locked(lock)
@@ -501,7 +501,7 @@ class Identity:
             right password; Invalid at `scope` when nothing of it can be granted.
         """
         name = login_name(username)
-        async with self._storage() as uow:
+        async with self._storage(reading="fresh") as uow:
             client = await uow.clients.find(client_id) if _is_plain(client_id) else None
             user = await uow.users.by_login(name) if name else None
         if client is None or not client.first_party or not client.is_active:
@@ -704,7 +704,7 @@ class Identity:
         claims = await self._tokens.read_access(token)
         # Not a `reading` unit of work: one that sees older data would let a token outlive its
         # logout, and refuse one that has just been given.
-        async with self._storage() as uow:
+        async with self._storage(reading="fresh") as uow:
             session = await uow.grants.session(claims.grant_id)
         if session is None:
             raise TokenRevoked

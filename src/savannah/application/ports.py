@@ -41,6 +41,7 @@ from savannah.domain.sms_text import Locale, SmsEvent
 from savannah.domain.statistics import AnalyticsSums, Period, SmsSum, StatusSum
 
 Lock = Literal["share", "update"]
+Reading = bool | Literal["fresh"]
 
 
 # --- storage -------------------------------------------------------------------------------------
@@ -457,8 +458,12 @@ class Storage(Protocol):
     """Where units of work come from."""
 
     @abstractmethod
-    def __call__(self, *, reading: bool = False) -> UnitOfWork:
-        """A new unit of work. A `reading` one must not write and may see slightly older data."""
+    def __call__(self, *, reading: Reading = False) -> UnitOfWork:
+        """A new unit of work. A `reading` one must not write.
+
+        It may see slightly older data, unless it is `"fresh"`: then it sees what is committed
+        now, as a check of somebody's rights must.
+        """
 
     @abstractmethod
     async def ping(self) -> None:

@@ -387,15 +387,19 @@ def decide(facts: Facts, policy: Policy) -> Verdict:
 
 
 def budget_free_at(facts: Facts, policy: Policy) -> datetime | None:
-    """When there is budget again, or None when there is some now."""
+    """When there is budget again, or None when there is some now (or nobody has looked yet)."""
     local = facts.now.astimezone(policy.zone)
     month = local.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    if policy.budget_monthly is not None and (facts.spent_this_month or 0) >= policy.budget_monthly:
+    if _reached(facts.spent_this_month, policy.budget_monthly):
         return (month + timedelta(days=32)).replace(day=1).astimezone(facts.now.tzinfo)
-    if policy.budget_daily is not None and (facts.spent_today or 0) >= policy.budget_daily:
+    if _reached(facts.spent_today, policy.budget_daily):
         midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
         return (midnight + timedelta(days=1)).astimezone(facts.now.tzinfo)
     return None
+
+
+def _reached(spent: int | None, budget: int | None) -> bool:
+    return spent is not None and budget is not None and spent >= budget
 
 
 def retry_delay(attempt: int, *, base: timedelta, jitter: float) -> timedelta:
@@ -575,22 +579,19 @@ class Notification:
         if isinstance(outcome, UnknownOutcome):
             return self.lost_sight(outcome.cause, at=at)
         refused = replace(self, outcome_code=outcome.code)
-        match outcome.kind:
-            case RefusalKind.NUMBER | RefusalKind.BLOCKED:
-                return replace(refused, status=SmsStatus.FAILED, updated_at=at)
-            case RefusalKind.ACCOUNT:
-                unspent = replace(refused, attempts=self.attempts - 1)
-                return unspent.deferred(DeferReason.PAUSED, until=at + policy.pause, at=at)
-            case RefusalKind.NIGHT:
-                unspent = replace(refused, attempts=self.attempts - 1)
-                return unspent.deferred(DeferReason.QUIET_HOURS, until=lagos_morning(at), at=at)
-            case RefusalKind.SENDER | RefusalKind.TEMPORARY:
-                if self.attempts >= policy.max_attempts:
-                    return replace(refused, status=SmsStatus.DEAD, updated_at=at)
-                if outcome.kind is RefusalKind.SENDER:
-                    return refused.deferred(DeferReason.PAUSED, until=at + policy.pause, at=at)
-                delay = retry_delay(self.attempts, base=policy.retry_base, jitter=jitter)
-                return refused.deferred(DeferReason.RETRY, until=at + delay, at=at)
+        if outcome.kind in (RefusalKind.NUMBER, RefusalKind.BLOCKED):
+            return replace(refused, status=SmsStatus.FAILED, updated_at=at)
+        unspent = replace(refused, attempts=self.attempts - 1)
+        if outcome.kind is RefusalKind.ACCOUNT:
+            return unspent.deferred(DeferReason.PAUSED, until=at + policy.pause, at=at)
+        if outcome.kind is RefusalKind.NIGHT:
+            return unspent.deferred(DeferReason.QUIET_HOURS, until=lagos_morning(at), at=at)
+        if self.attempts >= policy.max_attempts:
+            return replace(refused, status=SmsStatus.DEAD, updated_at=at)
+        if outcome.kind is RefusalKind.SENDER:
+            return refused.deferred(DeferReason.PAUSED, until=at + policy.pause, at=at)
+        delay = retry_delay(self.attempts, base=policy.retry_base, jitter=jitter)
+        return refused.deferred(DeferReason.RETRY, until=at + delay, at=at)
 
     def lost_sight(self, cause: str, *, at: datetime) -> Self:
         """Nobody knows whether the attempt under way went out."""

@@ -29,6 +29,7 @@ from savannah.application.ports import (
     Events,
     Idempotency,
     IdempotencyRecordKey,
+    Reading,
     Storage,
     UnitOfWork,
 )
@@ -141,11 +142,11 @@ class MemoryStorage(Storage):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turn = asyncio.Lock()
 
-    def __call__(self, *, reading: bool = False) -> MemoryUnitOfWork:
+    def __call__(self, *, reading: Reading = False) -> MemoryUnitOfWork:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # a lock stays with the loop that has waited for it
             self._loop, self._turn = loop, asyncio.Lock()
-        return MemoryUnitOfWork(self._committed, self._turn, reading=reading)
+        return MemoryUnitOfWork(self._committed, self._turn, reading=bool(reading))
 
     async def ping(self) -> None:
         return None

@@ -6,8 +6,10 @@ that does not wait has none.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import cache
+from importlib import import_module
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -17,6 +19,7 @@ from sqlalchemy import (
     Executable,
     Row,
     Select,
+    Table,
     bindparam,
     cast,
     delete,
@@ -25,7 +28,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from savannah.adapters.sql.customers import customer_of, customers_among
 from savannah.adapters.sql.orders import point_to_newest
@@ -132,11 +134,6 @@ _RESENT: Final = (
 )
 _SKIP_WAITING: Final = update(notifications).where(_n.order_id == bindparam("of_order"), IN_OUTBOX)
 _DEAD: Final = select(_n.id).where(_n.status == SmsStatus.DEAD).order_by(_n.created_at, _n.id)
-# There is no neutral way to say "unless it is there"; each dialect has a statement of its own.
-_KEEP_REPORT: Final[dict[str, Executable]] = {
-    "sqlite": sqlite.insert(delivery_reports).on_conflict_do_nothing(),
-    "postgresql": postgresql.insert(delivery_reports).on_conflict_do_nothing(),
-}
 _MATCH_REPORT: Final = update(delivery_reports).where(
     delivery_reports.c.provider_id == bindparam("of_provider_id"),
     delivery_reports.c.word == bindparam("of_word"),
@@ -145,13 +142,30 @@ _PAUSE: Final = select(gateway_pauses).where(gateway_pauses.c.gateway == _GATEWA
 _PAUSED: Final[dict[str, BindParameter[Any]]] = {
     name: bindparam(f"new_{name}") for name in ("kind", "code", "until", "since")
 }
-_SET_PAUSE: Final[dict[str, Executable]] = {
-    dialect: make(gateway_pauses)
-    .values(gateway=_GATEWAY, **_PAUSED)
-    .on_conflict_do_update(index_elements=["gateway"], set_=_PAUSED)
-    for dialect, make in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
-}
 _END_PAUSE: Final = delete(gateway_pauses).where(gateway_pauses.c.gateway == bindparam("of"))
+
+
+# There is no neutral way to say "unless it is there"; each dialect has a statement of its own,
+# and loading the other one would slow every start.
+def _insert_of(dialect: str) -> Callable[[Table], Any]:
+    insert: Callable[[Table], Any] = import_module(f"sqlalchemy.dialects.{dialect}").insert
+    return insert
+
+
+@cache
+def _keep_report(dialect: str) -> Executable:
+    kept: Executable = _insert_of(dialect)(delivery_reports).on_conflict_do_nothing()
+    return kept
+
+
+@cache
+def _set_pause(dialect: str) -> Executable:
+    paused: Executable = (
+        _insert_of(dialect)(gateway_pauses)
+        .values(gateway=_GATEWAY, **_PAUSED)
+        .on_conflict_do_update(index_elements=["gateway"], set_=_PAUSED)
+    )
+    return paused
 
 
 class SqlNotifications(Notifications):
@@ -331,7 +345,7 @@ class SqlNotifications(Notifications):
         return [row.id for row in await self._transaction.all(_DEAD)]
 
     async def keep_report(self, report: DeliveryReport, *, matched: bool) -> bool:
-        statement = _KEEP_REPORT[self._transaction.dialect]
+        statement = _keep_report(self._transaction.dialect)
         values = {
             "provider_id": report.provider_id,
             "word": report.word,
@@ -373,7 +387,7 @@ class SqlNotifications(Notifications):
             self._transaction.later(_END_PAUSE, {"of": _GATEWAY})
         else:
             values = {f"new_{name}": getattr(pause, name) for name in _PAUSED}
-            self._transaction.later(_SET_PAUSE[self._transaction.dialect], values)
+            self._transaction.later(_set_pause(self._transaction.dialect), values)
 
     async def backlog(self) -> tuple[int, datetime | None]:
         row = await self._transaction.first(_BACKLOG)

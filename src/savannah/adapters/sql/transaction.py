@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Executable, Row, exc
 
 from savannah.adapters.sql.engines import Lane, Lanes, Work
-from savannah.application.ports import IdempotencyRecordKey
+from savannah.application.ports import IdempotencyRecordKey, Reading
 from savannah.domain.errors import (
     CodeTaken,
     EmailTaken,
@@ -44,7 +44,7 @@ class Transaction:
         lanes: Lanes,
         keys_in_flight: set[IdempotencyRecordKey],
         *,
-        reading: bool,
+        reading: Reading,
     ) -> None:
         self.dialect: Final = lanes.dialect
         self.reading: Final = reading

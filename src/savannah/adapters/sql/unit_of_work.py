@@ -22,7 +22,7 @@ from savannah.adapters.sql.notifications import SqlNotifications
 from savannah.adapters.sql.orders import SqlOrders
 from savannah.adapters.sql.reports import SqlReports
 from savannah.adapters.sql.transaction import Transaction
-from savannah.application.ports import IdempotencyRecordKey, Storage, UnitOfWork
+from savannah.application.ports import IdempotencyRecordKey, Reading, Storage, UnitOfWork
 
 T = TypeVar("T")
 
@@ -92,7 +92,8 @@ class SqlStorage(Storage):
             statement_timeout: Postgres only, likewise `lock_timeout`.
             prepared_statements: False behind PgBouncer in transaction mode; timeouts are then
                 set on the database role, and PgBouncer does the pooling.
-            replicas: URLs of read replicas; units of work for reading go there.
+            replicas: URLs of read replicas; units of work for reading go there, save
+                fresh ones.
 
         Raises:
             ValueError: the URL is neither SQLite's nor Postgres's.
@@ -109,7 +110,7 @@ class SqlStorage(Storage):
             )
         )
 
-    def __call__(self, *, reading: bool = False) -> SqlUnitOfWork:
+    def __call__(self, *, reading: Reading = False) -> SqlUnitOfWork:
         return SqlUnitOfWork(Transaction(self._lanes, self._keys_in_flight, reading=reading))
 
     async def ping(self) -> None:
