@@ -17,9 +17,15 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.default_venv_backend = "uv|virtualenv"
 
 
+def tools(session: nox.Session) -> None:
+    """Bring the tools of the checks into the environment that `uv run` has made."""
+    session.run("uv", "sync", "--quiet", "--group", "test", external=True)
+
+
 @nox.session(python=False)
 def lint(session: nox.Session) -> None:
     """Style and import rules."""
+    tools(session)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports", "--no-cache")
@@ -28,6 +34,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=False)
 def types(session: nox.Session) -> None:
     """Strict types, and the public names as a user's program sees them."""
+    tools(session)
     session.run("mypy")
     session.run("mypy", "tests/typing_public_api.py")
 
@@ -35,6 +42,7 @@ def types(session: nox.Session) -> None:
 @nox.session(python=False)
 def tests(session: nox.Session) -> None:
     """The whole test suite with branch coverage; arguments go to pytest."""
+    tools(session)
     env = {"COVERAGE_CORE": "ctrace", "PYTHONUNBUFFERED": "1"}
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-n", "2", *session.posargs, env=env)

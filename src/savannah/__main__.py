@@ -1,0 +1,6 @@
+"""`python -m savannah` is the command line."""
+
+from savannah.entrypoints.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,481 @@
+"""The command line: each command parses, calls and prints; what it needs is imported only then.
+
+Exit codes: 0 done, 1 the thing asked for failed, 2 wrong usage or invalid settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from savannah.entrypoints.container import Container
+    from savannah.entrypoints.settings import Settings
+
+DONE, FAILED, MISUSED = 0, 1, 2
+_GATEWAY_PATIENCE_S = 15.0
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command of the command line and exit with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return FAILED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stderr.close()
+        return FAILED
+    except ModuleNotFoundError as error:
+        if (error.name or "savannah").startswith("savannah"):
+            raise
+        _complain(f"{error.name} is not installed; this needs: pip install 'savannah[server]'")
+        return FAILED
+    except Exception as error:
+        code = _explained(error)
+        if code is None:
+            raise
+        return code
+
+
+def _explained(error: Exception) -> int | None:
+    """Print what went wrong; the exit code, or None for what we know nothing of."""
+    from savannah.domain.errors import Invalid, SavannahError
+    from savannah.entrypoints.settings import SettingsError
+    from savannah.entrypoints.supervisor import CannotStart
+
+    match error:
+        case SettingsError():
+            for name, rule in error.problems:
+                _complain(f"{name} {rule}")
+            return MISUSED
+        case Invalid():
+            for problem in error.problems:
+                _complain(f"{problem.field or 'input'}: {problem.detail}")
+            return FAILED
+        case SavannahError():
+            _complain(error.detail)
+            return FAILED
+        case CannotStart():
+            _complain(str(error))
+            return FAILED
+    return None
+
+
+def _complain(text: str) -> None:
+    print(f"savannah: {text}", file=sys.stderr)
+
+
+# --- the commands --------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="savannah", description="An order desk that talks to its customers by SMS."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, run: Command, about: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=about, description=about)
+        added.set_defaults(command=run)
+        return added
+
+    serve = add("serve", _serve, "Run the HTTP API and send the texts.")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    serve.add_argument("--port", type=_port, default=8000, help="0 picks a free one (%(default)s)")
+    serve.add_argument("--workers", type=_count, default=1, metavar="N", help="processes (1)")
+    serve.add_argument(
+        "--no-worker", action="store_true", help="serve only; texts wait for another process"
+    )
+    migrate = add("migrate", _migrate, "Bring the database schema up to date.")
+    migrate.add_argument("--check", action="store_true", help="only say whether it is")
+    add("demo", _demo, "Play the whole story, from a first account to a text on a handset.")
+    simulator = add("simulator", _simulator, "Run the simulated gateway alone.")
+    simulator.add_argument("--host", default="127.0.0.1", help="address (%(default)s)")
+    simulator.add_argument("--port", type=_port, default=9000, help="port (%(default)s)")
+    superuser = add("createsuperuser", _createsuperuser, "Make an administrator.")
+    superuser.add_argument("--username", metavar="U", help="asked for when not given")
+    superuser.add_argument("--email", metavar="E")
+    _add_users(add("users", _no_command, "See who there is, and what they may do."))
+    check = add("check", _check, "Validate settings; reach for the database and the gateway.")
+    check.add_argument("--deploy", action="store_true", help="also refuse unsafe settings")
+    keys = add("keys", _no_command, "Manage the keys that sign tokens.")
+    rotate = keys.add_subparsers(metavar="ACTION", required=True).add_parser(
+        "rotate", help="add a key that signs from now on; older tokens stay valid"
+    )
+    rotate.set_defaults(command=_keys_rotate)
+    _add_sms(add("sms", _no_command, "Look into the outbox; send dead letters again."))
+    openapi = add("openapi", _openapi, "Print the OpenAPI document.")
+    openapi.add_argument("--output", metavar="FILE", help="write it there instead")
+    normalize = add("normalize", _normalize, "Print phone numbers in international form.")
+    normalize.add_argument("numbers", nargs="+", metavar="NUMBER")
+    normalize.add_argument("--region", default="KE", help="whose national numbers (%(default)s)")
+    return parser
+
+
+def _add_users(users: argparse.ArgumentParser) -> None:
+    actions = users.add_subparsers(metavar="ACTION", required=True)
+    listed = actions.add_parser("list", help="everybody, by user name")
+    listed.set_defaults(command=_users_list)
+    role = actions.add_parser("set-role", help="give somebody another role")
+    role.add_argument("username")
+    role.add_argument("role", choices=("viewer", "staff", "admin"))
+    role.set_defaults(command=_users_set_role)
+
+
+def _add_sms(sms: argparse.ArgumentParser) -> None:
+    actions = sms.add_subparsers(metavar="ACTION", required=True)
+    listed = actions.add_parser("list", help="the newest messages")
+    listed.add_argument("--status", metavar="S", help="only those, such as queued or dead")
+    listed.add_argument("--limit", type=_count, default=50, metavar="N", help="at most (50)")
+    listed.set_defaults(command=_sms_list)
+    replay = actions.add_parser("replay", help="queue dead messages again")
+    replay.add_argument("ids", nargs="*", metavar="ID")
+    replay.add_argument("--all-failed", action="store_true", help="every dead message")
+    replay.set_defaults(command=_sms_replay, parser=replay)
+
+
+def _port(typed: str) -> int:
+    port = int(typed)
+    if not 0 <= port <= 65535:
+        raise ValueError
+    return port
+
+
+def _count(typed: str) -> int:
+    count = int(typed)
+    if count < 1:
+        raise ValueError
+    return count
+
+
+def _no_command(_: argparse.Namespace) -> int:  # argparse asks for an action before this
+    raise AssertionError
+
+
+def _settings() -> Settings:
+    """The settings, with logging as they say."""
+    from savannah.entrypoints import logs, settings
+
+    found = settings.load()
+    logs.configure(level=found.log_level, format_=found.log_format)
+    return found
+
+
+@asynccontextmanager
+async def _opened() -> AsyncIterator[Container]:
+    """The parts of a process that serves nobody and sends nothing."""
+    from savannah.entrypoints.container import Place, opened
+
+    settings = _settings().prepared()
+    place = Place(public_url=settings.public_url or "http://127.0.0.1:8000")
+    async with opened(settings, place) as container:
+        yield container
+
+
+def _with_parts(work: Callable[[Container], Awaitable[int]]) -> int:
+    import asyncio
+
+    async def run() -> int:
+        async with _opened() as container:
+            return await work(container)
+
+    return asyncio.run(run())
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings()
+    from savannah.entrypoints.serve import serve
+
+    serve(
+        settings,
+        host=options.host,
+        port=options.port,
+        workers=options.workers,
+        sends=not options.no_worker,
+        announce=lambda url: print(f"Savannah is ready on {url}", flush=True),
+    )
+    return DONE
+
+
+def _simulator(options: argparse.Namespace) -> int:
+    settings = _settings().prepared()
+    from savannah.entrypoints.serve import callback_root, simulate
+    from savannah.entrypoints.simulator import SimulatorSettings
+
+    receiver = settings.public_url or "http://127.0.0.1:8000"
+    simulate(
+        SimulatorSettings(callback_url=callback_root(settings, receiver)),
+        host=options.host,
+        port=options.port,
+        announce=lambda url: print(f"The simulated gateway is ready on {url}", flush=True),
+    )
+    return DONE
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    import asyncio
+
+    settings = _settings().prepared()
+    from savannah.adapters.sql import migrate, schema_is_current
+
+    if asyncio.run(schema_is_current(settings.database_url)):
+        print("The schema is up to date.")
+        return DONE
+    if options.check:
+        print("The schema is not up to date: run `savannah migrate`.")
+        return FAILED
+    asyncio.run(migrate(settings.database_url))
+    print("The schema is up to date now.")
+    return DONE
+
+
+def _demo(options: argparse.Namespace) -> int:
+    del options
+    from savannah.entrypoints.demo import demo
+
+    return DONE if demo() else FAILED
+
+
+def _createsuperuser(options: argparse.Namespace) -> int:
+    from savannah.entrypoints.settings import SettingsError, superuser_password
+
+    at_terminal = sys.stdin.isatty()
+    username: str = options.username or (input("User name: ") if at_terminal else "")
+    if not username:
+        _complain("--username is needed where there is no terminal to ask at")
+        return MISUSED
+    password = superuser_password()
+    if password is None and at_terminal:
+        from getpass import getpass
+
+        password = getpass("Password: ")
+        if getpass("The same again: ") != password:
+            _complain("the passwords differ")
+            return FAILED
+    if password is None:
+        rule = "must be set where there is no terminal to ask at"
+        raise SettingsError([("SAVANNAH_SUPERUSER_PASSWORD", rule)])
+    chosen: str = password
+
+    async def work(container: Container) -> int:
+        user = await container.identity().create_superuser(
+            username=username, email=options.email, password=chosen
+        )
+        print(f"{user.username} is an administrator now.")
+        return DONE
+
+    return _with_parts(work)
+
+
+def _users_list(options: argparse.Namespace) -> int:
+    del options
+
+    async def work(container: Container) -> int:
+        rows = [("USER NAME", "ROLE", "ACTIVE", "LAST LOGIN", "E-MAIL")]
+        rows += [
+            (
+                user.username,
+                user.role,
+                "yes" if user.is_active else "no",
+                f"{user.last_login:%Y-%m-%d %H:%M}" if user.last_login else "never",
+                user.email or "",
+            )
+            for user in await container.identity().list_users(by=None)
+        ]
+        _print_table(rows)
+        return DONE
+
+    return _with_parts(work)
+
+
+def _users_set_role(options: argparse.Namespace) -> int:
+    from savannah.domain.access import Role
+
+    async def work(container: Container) -> int:
+        user = await container.identity().set_role(options.username, Role(options.role), by=None)
+        print(f"{user.username} is {user.role} now.")
+        return DONE
+
+    return _with_parts(work)
+
+
+def _keys_rotate(options: argparse.Namespace) -> int:
+    del options
+
+    async def work(container: Container) -> int:
+        kid = await container.tokens().rotate()
+        print(f"The key {kid} signs from now on, in running servers within a minute.")
+        return DONE
+
+    return _with_parts(work)
+
+
+def _sms_list(options: argparse.Namespace) -> int:
+    from savannah.application.ports import NotificationFilter
+    from savannah.domain.access import Caller
+    from savannah.domain.notification import SmsStatus
+    from savannah.domain.paging import LIMIT_MAX, PageRequest
+
+    if options.status is not None and options.status not in set(SmsStatus):
+        _complain(f"--status is one of {', '.join(SmsStatus)}")
+        return MISUSED
+    where = NotificationFilter(status=[SmsStatus(options.status)] if options.status else ())
+    operator = Caller.admin("operator")
+
+    async def work(container: Container) -> int:
+        notifications = container.notifications()
+        left: int = options.limit
+        rows = [("ID", "STATUS", "EVENT", "TO", "ATTEMPTS", "WHY", "CREATED")]
+        page = PageRequest(limit=min(left, LIMIT_MAX), count=False)
+        while True:
+            found = await notifications.list(where, page, by=operator)
+            rows += [
+                (
+                    str(message.id),
+                    message.status,
+                    message.event,
+                    message.to.masked if message.to else "",
+                    str(message.attempts),
+                    message.skip_reason or message.defer_reason or message.outcome_code or "",
+                    f"{message.created_at:%Y-%m-%d %H:%M:%S}",
+                )
+                for message in found.items
+            ]
+            left -= len(found.items)
+            if found.next is None or left <= 0:
+                break
+            page = PageRequest(limit=min(left, LIMIT_MAX), after=found.next, count=False)
+        _print_table(rows)
+        return DONE
+
+    return _with_parts(work)
+
+
+def _sms_replay(options: argparse.Namespace) -> int:
+    from uuid import UUID
+
+    from savannah.domain.access import Caller
+    from savannah.domain.order import NotificationId
+
+    if bool(options.ids) == options.all_failed:
+        options.parser.error("give message ids, or --all-failed")
+    try:
+        ids = [NotificationId(UUID(typed)) for typed in options.ids]
+    except ValueError:
+        options.parser.error("an ID is a UUID, as `savannah sms list` prints them")
+    operator = Caller.admin("operator")
+
+    async def work(container: Container) -> int:
+        notifications = container.notifications()
+        chosen = await notifications.dead(by=operator) if options.all_failed else ids
+        count = await notifications.replay(chosen, by=operator)
+        print(f"{count} message{'' if count == 1 else 's'} queued again.")
+        return DONE
+
+    return _with_parts(work)
+
+
+def _check(options: argparse.Namespace) -> int:
+    import asyncio
+
+    settings = _settings()
+    rows = [("settings", "ok", "development" if settings.debug else "production")]
+    rows += [("settings", "note", remark) for remark in settings.remarks()]
+    rows += [("settings", "FAILED", f"{n} {rule}") for n, rule in settings.sending_problems()]
+    if options.deploy:
+        unsafe = settings.unsafe()
+        rows += [("deploy", "FAILED", f"{name} {rule}") for name, rule in unsafe]
+        if not unsafe:
+            rows.append(("deploy", "ok", "no unsafe setting"))
+    rows += asyncio.run(_reached(settings.prepared()))
+    _print_table([("PART", "STATE", "DETAIL"), *rows])
+    return FAILED if any(state == "FAILED" for _, state, _ in rows) else DONE
+
+
+async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
+    """What answers of the things this installation depends on."""
+    import asyncio
+
+    from savannah.adapters.sql import SqlStorage, schema_is_current
+    from savannah.domain.errors import Unavailable
+    from savannah.entrypoints.container import africas_talking
+
+    rows: list[tuple[str, str, str]] = []
+    storage = SqlStorage.open(settings.database_url, pool_size=1)
+    try:
+        await storage.ping()
+        rows.append(("database", "ok", "SQLite" if settings.embedded else "Postgres"))
+        if await schema_is_current(storage):
+            rows.append(("schema", "ok", "up to date"))
+        elif settings.embedded:
+            rows.append(("schema", "note", "`savannah serve` brings it up to date"))
+        else:
+            rows.append(("schema", "FAILED", "run `savannah migrate`"))
+    except Unavailable as error:
+        rows.append(("database", "FAILED", error.detail))
+    finally:
+        await storage.close()
+    rows.append(("redis", "disabled", "jobs are carried in-process"))
+    if settings.gateway.base_url is None:
+        if settings.embedded:
+            rows.append(("gateway", "note", "simulated; it runs with `savannah serve`"))
+        return rows
+    gateway = africas_talking(settings.gateway, settings.gateway.base_url)
+    try:
+        async with asyncio.timeout(_GATEWAY_PATIENCE_S):
+            rows.append(("gateway", "ok", f"balance {await gateway.balance()}"))
+    except Unavailable as error:
+        rows.append(("gateway", "FAILED", error.detail))
+    except TimeoutError:
+        rows.append(("gateway", "FAILED", "no answer in time"))
+    finally:
+        await gateway.aclose()
+    return rows
+
+
+def _openapi(options: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from savannah.entrypoints.http.openapi import document
+
+    text = json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+    if options.output:
+        Path(options.output).write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+    return DONE
+
+
+def _normalize(options: argparse.Namespace) -> int:
+    from savannah.domain.phone import PhoneNumber, PhoneRefused
+
+    code = DONE
+    for typed in options.numbers:
+        try:
+            print(PhoneNumber.parse(typed, region=options.region.upper()).e164)
+        except PhoneRefused as refused:
+            print(f"{refused.refusal}: {refused.detail}")
+            code = FAILED
+    return code
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())

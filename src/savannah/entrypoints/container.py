@@ -1,0 +1,213 @@
+"""Which adapter stands behind which port, in one place: the only importer of dependency-injector.
+
+The graph is synchronous. What has to be opened and closed is opened by `opened` and handed in as
+an object; a door asks once for `container.savannah()` and passes that on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from dependency_injector import containers, providers
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from savannah.adapters.africastalking import AfricasTalking
+from savannah.adapters.in_process import InProcessQueue
+from savannah.adapters.memory import MemoryRateLimiter
+from savannah.adapters.passwords import Argon2Hasher
+from savannah.adapters.prometheus import PrometheusMetrics
+from savannah.adapters.sql import SqlStorage, migrate, schema_is_current
+from savannah.adapters.system import SystemClock, SystemRandomness
+from savannah.adapters.tokens import JoseTokens
+from savannah.application.customers import Customers
+from savannah.application.identity import Identity, IdentitySettings
+from savannah.application.notifications import Notifications
+from savannah.application.orders import Orders
+from savannah.application.ports import Sms, SmsGateway
+from savannah.application.reports import Reports
+from savannah.application.savannah import Savannah
+from savannah.domain.errors import Unavailable
+from savannah.domain.notification import Outcome, RefusalKind, RefusedSms
+from savannah.entrypoints.settings import GatewaySettings, Settings
+
+AUDIENCE: Final = "savannah"
+# The simulated gateway takes any key; a live one is never asked without one of its own.
+_SIMULATED_KEY: Final = "simulated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where this process is: how it is reached, and the gateway it sends to, if it sends at all.
+
+    Attributes:
+        in_company: other processes serve and count beside it, see `share_metrics_in`.
+    """
+
+    public_url: str
+    gateway_url: str | None = None
+    in_company: bool = False
+
+
+class SharedRegistry(CollectorRegistry):
+    """Gives out what all processes of one server have counted; CPU and memory are this one's."""
+
+    def register(self, collector: Collector) -> None:
+        if isinstance(collector, ProcessCollector):  # the others tell by themselves, through files
+            super().register(collector)
+
+    def collect(self) -> Iterator[Metric]:
+        shared = MultiProcessCollector(CollectorRegistry())  # type: ignore[no-untyped-call]  # it has no types
+        yield from shared.collect()  # type: ignore[no-untyped-call]  # likewise
+        yield from super().collect()
+
+
+class NoGateway(SmsGateway):
+    """For a process that sends nothing: whatever it is asked to send waits for one that does."""
+
+    async def send(self, sms: Sms) -> Outcome:
+        del sms
+        return RefusedSms(kind=RefusalKind.ACCOUNT, code="no_gateway")
+
+
+def africas_talking(settings: GatewaySettings, base_url: str) -> AfricasTalking:
+    """The gateway at that address, with the operator's name and key."""
+    return AfricasTalking(
+        base_url=base_url,
+        username=settings.username,
+        api_key=settings.api_key or _SIMULATED_KEY,
+        sender_id=settings.sender_id,
+        connect_timeout=settings.connect_timeout,
+        read_timeout=settings.read_timeout,
+    )
+
+
+def _identity_settings(settings: Settings) -> IdentitySettings:
+    return IdentitySettings(
+        registration_open=settings.registration_open,
+        registration_role=settings.registration_role,
+        app_creation_open=settings.app_creation_open,
+        access_token_ttl=settings.access_token_ttl,
+        login_lock=settings.login_lock,
+    )
+
+
+class Container(containers.DeclarativeContainer):
+    """Every part of one process. Override a provider to put something else behind its port."""
+
+    settings = providers.Dependency(instance_of=Settings)
+    place = providers.Dependency(instance_of=Place)
+    storage = providers.Dependency(instance_of=SqlStorage)
+
+    clock = providers.Singleton(SystemClock)
+    randomness = providers.Singleton(SystemRandomness)
+    registry = providers.Selector(
+        providers.Callable(lambda place: "shared" if place.in_company else "own", place),
+        own=providers.Singleton(CollectorRegistry),
+        shared=providers.Singleton(SharedRegistry),
+    )
+    metrics = providers.Singleton(PrometheusMetrics, registry)
+    limiter = providers.Singleton(MemoryRateLimiter, clock)
+    queue = providers.Singleton(InProcessQueue)
+    gateway = providers.Selector(
+        providers.Callable(lambda place: "sends" if place.gateway_url else "silent", place),
+        sends=providers.Singleton(
+            africas_talking, settings.provided.gateway, place.provided.gateway_url
+        ),
+        silent=providers.Singleton(NoGateway),
+    )
+
+    hasher = providers.Singleton(Argon2Hasher)
+    tokens = providers.Singleton(
+        JoseTokens,
+        storage=storage,
+        clock=clock,
+        secret_key=settings.provided.secret_key,
+        issuer=place.provided.public_url,
+        audience=AUDIENCE,
+    )
+    identity = providers.Singleton(
+        Identity,
+        storage=storage,
+        tokens=tokens,
+        hasher=hasher,
+        limiter=limiter,
+        clock=clock,
+        randomness=randomness,
+        settings=providers.Singleton(_identity_settings, settings),
+    )
+    customers = providers.Singleton(
+        Customers,
+        storage=storage,
+        clock=clock,
+        randomness=randomness,
+        business=settings.provided.business,
+    )
+    orders = providers.Singleton(
+        Orders,
+        storage=storage,
+        jobs=queue,
+        clock=clock,
+        randomness=randomness,
+        metrics=metrics,
+        business=settings.provided.business,
+    )
+    notifications = providers.Singleton(
+        Notifications,
+        storage=storage,
+        gateway=gateway,
+        jobs=queue,
+        clock=clock,
+        randomness=randomness,
+        metrics=metrics,
+        business=settings.provided.business,
+    )
+    reports = providers.Singleton(
+        Reports, storage=storage, clock=clock, business=settings.provided.business
+    )
+    savannah = providers.Singleton(
+        Savannah,
+        customers=customers,
+        orders=orders,
+        notifications=notifications,
+        reports=reports,
+        identity=identity,
+        business=settings.provided.business,
+        storage=storage,
+    )
+
+
+@asynccontextmanager
+async def opened(settings: Settings, place: Place) -> AsyncIterator[Container]:
+    """The parts of one process over a database with the right schema, closed at the end.
+
+    Raises:
+        Unavailable: the database does not answer, or somebody has to migrate it first.
+    """
+    storage = SqlStorage.open(
+        settings.database_url,
+        pool_size=settings.database_pool_size,
+        prepared_statements=settings.database_prepared_statements,
+        replicas=settings.database_replica_urls,
+    )
+    container = Container(
+        settings=providers.Object(settings),
+        place=providers.Object(place),
+        storage=providers.Object(storage),
+    )
+    try:
+        if not await schema_is_current(storage):
+            if not settings.embedded:
+                raise Unavailable("The database has an old schema or none: run `savannah migrate`")
+            await migrate(settings.database_url)
+        yield container
+    finally:
+        gateway = container.gateway()
+        if isinstance(gateway, AfricasTalking):
+            await gateway.aclose()
+        await storage.close()

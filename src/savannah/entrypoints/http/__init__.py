@@ -1,0 +1,1 @@
+"""The REST door: Litestar handlers that translate, and nothing more."""

@@ -1,0 +1,133 @@
+"""The Litestar application: routes, refusals, and the gate around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from litestar import Litestar, Response, Router, asgi, route
+from litestar.config.cors import CORSConfig
+from litestar.di import Provide
+from litestar.enums import HttpMethod
+from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from savannah.adapters.prometheus import PrometheusMetrics
+from savannah.application.ports import Clock, RateLimiter
+from savannah.application.savannah import Savannah
+from savannah.domain.errors import SavannahError
+from savannah.entrypoints.http import openapi, ops, problems
+from savannah.entrypoints.http.door import Door, HealthCheck, HttpOptions, the_caller, the_visitor
+from savannah.entrypoints.http.gate import Gate
+from savannah.entrypoints.http.paging import Cursors
+from savannah.entrypoints.http.problems import with_head
+from savannah.entrypoints.http.requests import BODY_MAX
+from savannah.entrypoints.http.routes import API_PREFIX, API_ROUTES
+
+
+def create_app(
+    savannah: Savannah,
+    *,
+    options: HttpOptions,
+    limiter: RateLimiter,
+    clock: Clock,
+    metrics: PrometheusMetrics,
+    checks: Mapping[str, HealthCheck],
+    simulator: ASGIApp | None = None,
+) -> Litestar:
+    """The ASGI application of the REST door.
+
+    Args:
+        simulator: mounted at `/simulator` when given.
+    """
+    door = Door(
+        savannah=savannah,
+        options=options,
+        limiter=limiter,
+        clock=clock,
+        metrics=metrics,
+        cursors=Cursors(options.cursor_key),
+        checks=checks,
+    )
+    outside = [*ops.ROUTES, *openapi.ROUTES]
+    routes: list[Any] = [
+        Router(prefix, route_handlers=[*_options(handlers), *handlers])
+        for prefix, handlers in ((API_PREFIX, API_ROUTES), ("/", outside))
+    ]
+    if simulator is not None:
+        routes.append(_mounted(simulator))
+    app = Litestar(
+        routes,
+        dependencies={
+            "door": Provide(lambda: door, sync_to_thread=False),
+            "caller": Provide(the_caller),
+            "visitor": Provide(the_visitor),
+        },
+        exception_handlers={
+            SavannahError: problems.refuse,
+            problems.DoorError: problems.refuse_shape,
+            HTTPException: problems.refuse_framework,
+            Exception: problems.crash,
+        },
+        cors_config=_cors(options.cors_origins),
+        request_max_body_size=BODY_MAX,
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+    app.asgi_handler = Gate(app.asgi_handler, options=options, metrics=metrics)
+    return app
+
+
+def _options(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
+    """An answer to OPTIONS per path; the framework's own names the methods of one handler only."""
+    methods: dict[str, set[str]] = {}
+    for handler in handlers:
+        for path in handler.paths:
+            methods.setdefault(path, {"OPTIONS"}).update(handler.http_methods)
+    return [_allowing(path, with_head(found)) for path, found in methods.items()]
+
+
+def _allowing(path: str, methods: str) -> HTTPRouteHandler:
+    @route(path, http_method=[HttpMethod.OPTIONS], status_code=204)
+    async def options() -> Response[None]:
+        return Response(None, status_code=204, headers={"Allow": methods})
+
+    return options
+
+
+def _mounted(simulator: ASGIApp) -> Any:
+    @asgi("/simulator", is_mount=True, copy_scope=True)
+    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+        await simulator(scope, receive, send)
+
+    return mounted
+
+
+def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
+    if not origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "PATCH", "DELETE", "OPTIONS"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "If-Match",
+            "Idempotency-Key",
+            "X-Request-ID",
+        ],
+        expose_headers=[
+            "ETag",
+            "Idempotent-Replayed",
+            "Link",
+            "Location",
+            "RateLimit-Limit",
+            "RateLimit-Remaining",
+            "RateLimit-Reset",
+            "Retry-After",
+            "WWW-Authenticate",
+            "X-Request-ID",
+        ],
+    )

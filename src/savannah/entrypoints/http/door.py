@@ -1,0 +1,181 @@
+"""What every handler stands on: the use cases, the options, and who is calling."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+from typing import Any, Final
+
+import msgspec
+from litestar import Response
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
+
+from savannah.adapters.prometheus import PrometheusMetrics
+from savannah.application.identity import Identity
+from savannah.application.ports import Clock, LimitState, RateLimiter
+from savannah.application.savannah import Savannah
+from savannah.domain.access import Caller
+from savannah.domain.errors import AuthenticationRequired, BadQuery, InvalidToken, RateLimited
+from savannah.domain.notification import Rate
+from savannah.entrypoints.http.paging import Cursors
+from savannah.entrypoints.http.requests import AnyRequest, Query, operation_of
+from savannah.entrypoints.logs import request_id_var
+
+HealthCheck = Callable[[], Awaitable[object]]
+
+LIMIT_STATE: Final = "rate_limit_state"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """How the door behaves. `allowed_hosts` may hold `*`, and `*.example.com` for what is below."""
+
+    debug: bool
+    allowed_hosts: tuple[str, ...]
+    cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    rate_limit: Rate | None = None
+    rate_limit_auth: Rate | None = None
+    require_if_match: bool = False
+    cursor_key: bytes = field(repr=False)
+    callback_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """The REST door, as its handlers see it.
+
+    Attributes:
+        checks: health checks of parts besides storage, by name; each raises when its part is down.
+    """
+
+    savannah: Savannah
+    options: HttpOptions
+    limiter: RateLimiter
+    clock: Clock
+    metrics: PrometheusMetrics
+    cursors: Cursors
+    checks: Mapping[str, HealthCheck]
+
+    @property
+    def identity(self) -> Identity:
+        identity = self.savannah.identity
+        assert identity is not None, "the REST door needs accounts"
+        return identity
+
+    def currency_of(self, query: Query) -> str | None:
+        """The currency a report is asked for in. Raises: BadQuery."""
+        wanted = query.one("currency")
+        if wanted is not None and wanted not in self.savannah.business.currencies:
+            known = ", ".join(self.savannah.business.currencies)
+            raise BadQuery("currency", f"Use one of {known}")
+        return wanted
+
+
+# Ours already: checking their types again would cost more than reading the request.
+TheDoor = NamedDependency[SkipValidation[Door]]
+TheCaller = NamedDependency[SkipValidation[Caller]]
+TheVisitor = NamedDependency[SkipValidation[Caller | None]]
+
+# Looks a path's subject up, to answer 404 before anything about the body.
+LOOKING: Final = Caller.viewer("door")
+
+
+async def the_caller(request: AnyRequest, door: TheDoor) -> Caller:
+    """Who is calling, checked against the operation's permission.
+
+    Raises:
+        Unauthenticated, InsufficientScope, AccountDisabled, RateLimited.
+    """
+    caller = await the_visitor(request, door)
+    if caller is None:
+        raise AuthenticationRequired
+    if (scope := operation_of(request).scope) is not None:
+        caller.require(scope)
+    return caller
+
+
+async def the_visitor(request: AnyRequest, door: TheDoor) -> Caller | None:
+    """Who is calling, None for nobody in particular.
+
+    Operations without authentication do not look at tokens, so that none buys another limit.
+
+    Raises:
+        Unauthenticated, AccountDisabled, RateLimited.
+    """
+    operation = operation_of(request)
+    token = None if operation.auth == "none" else bearer_token(request)
+    if token is None:
+        if operation.anonymous_limit:
+            await _count(request, door, f"address:{address_of(request)}", anonymous=True)
+        return None
+    caller = await door.identity.authenticate(token, request_id=request_id_var.get())
+    await _count(request, door, caller.principal, anonymous=False)
+    return caller
+
+
+def bearer_token(request: AnyRequest) -> str | None:
+    """The access token of a request (RFC 6750 section 2.1); None when there is none.
+
+    Raises:
+        InvalidToken: the header has another form, or came more than once.
+    """
+    headers = [value for name, value in request.scope["headers"] if name == b"authorization"]
+    if not headers:
+        return None
+    scheme, _, token = headers[0].decode("latin-1").strip().partition(" ")
+    if len(headers) > 1 or scheme.lower() != "bearer" or not token.strip():
+        raise InvalidToken
+    return token.strip()
+
+
+def address_of(request: AnyRequest) -> str:
+    """Whom a limit per address counts, as the gate has found them behind trusted proxies.
+
+    A subscriber of IPv6 has at least 64 bits of addresses to choose from, so these count as one.
+    """
+    client = request.scope.get("client")
+    try:
+        address = ip_address(client[0] if client else "")
+    except ValueError:
+        return client[0] if client else "unknown"
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
+
+
+async def _count(request: AnyRequest, door: Door, key: str, *, anonymous: bool) -> None:
+    rate = door.options.rate_limit_auth if anonymous else door.options.rate_limit
+    if rate is None:
+        return
+    state: LimitState = await door.limiter.hit(f"http:{key}", rate)
+    request.scope["state"][LIMIT_STATE] = state
+    if not state.allowed:
+        raise RateLimited(
+            retry_after=state.reset_after,
+            limit=state.limit,
+            remaining=state.remaining,
+            reset_after=state.reset_after,
+        )
+
+
+def json_response(
+    body: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response[bytes]:
+    """An answer encoded here, once."""
+    return Response(
+        msgspec.json.encode(body),
+        status_code=status,
+        headers=dict(headers or {}),
+        media_type="application/json",
+    )
+
+
+def etag(version: int) -> dict[str, str]:
+    """The entity tag of a revision."""
+    return {"ETag": f'"{version}"'}
+
+
+AnyResponse = Response[Any]

@@ -1,0 +1,209 @@
+"""Around every request: its id, its host and scheme, security headers, access line and metrics.
+
+A plain ASGI layer outside the framework, so that it also sees what the framework refuses.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address
+from typing import Final, cast
+from uuid import uuid4
+
+import msgspec
+from litestar.enums import HttpMethod
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from savannah.adapters.prometheus import PrometheusMetrics
+from savannah.application.ports import LimitState
+from savannah.entrypoints.http import problems
+from savannah.entrypoints.http.door import LIMIT_STATE, HttpOptions
+from savannah.entrypoints.http.operations import canonical_path
+from savannah.entrypoints.logs import request_id_var
+
+log = logging.getLogger("savannah.access")
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+# Probes come by address and plain http, whatever the public name is.
+_PROBES: Final = ("/api/auth/health", "/health/", "/metrics")
+_HSTS: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+_ALWAYS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+_API_CSP: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+
+
+class Gate:
+    """The outermost ASGI layer of the REST door."""
+
+    def __init__(self, app: ASGIApp, *, options: HttpOptions, metrics: PrometheusMetrics) -> None:
+        self._app = app
+        self._options = options
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if str(scope["type"]) == "http":
+            await self._answer(cast("HTTPScope", scope), receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        method = str(scope["method"])
+        headers: list[tuple[bytes, bytes]] = list(scope["headers"])
+        request_id = _request_id(headers)
+        token = request_id_var.set(request_id)
+        status = 500
+        if method == "HEAD":
+            # RFC 9110 section 9.3.2: the same as GET, without the body. A copy, because the server
+            # goes by its own scope when it counts the bytes.
+            scope = cast("HTTPScope", {**scope, "method": HttpMethod.GET})
+        self._believe_proxy(scope, headers)
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    *self._headers(scope, message["headers"]),
+                ]
+            elif message["type"] == "http.response.body" and method == "HEAD":
+                message["body"] = b""
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            if refusal is None:
+                await self._app(scope, receive, send_on)
+            else:
+                await _refuse(send_on, *refusal)
+        finally:
+            seconds = time.perf_counter() - started
+            route = str(scope.get("path_template") or "unmatched")
+            self._metrics.request(method, route, status, seconds)
+            log.info(
+                "request",
+                extra={
+                    "method": method,
+                    "route": route,
+                    "status": status,
+                    "duration_ms": round(seconds * 1000, 2),
+                },
+            )
+            request_id_var.reset(token)
+
+    def _believe_proxy(self, scope: HTTPScope, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take address, scheme and host from `X-Forwarded-*`, from trusted proxies only."""
+        client = scope.get("client")
+        if client is None or not self._trusted(client[0]):
+            return
+        found: dict[bytes, str] = {}
+        for name, value in headers:  # several lines of one header are one list
+            more = value.decode("latin-1")
+            found[name] = f"{found[name]},{more}" if name in found else more
+        hops = [part.strip() for part in found.get(b"x-forwarded-for", "").split(",")]
+        for hop in reversed(hops):
+            if not _is_address(hop):
+                break
+            scope["client"] = (hop, 0)
+            if not self._trusted(hop):
+                break
+        if (scheme := found.get(b"x-forwarded-proto", "").strip().lower()) in ("http", "https"):
+            scope["scheme"] = scheme
+        if host := found.get(b"x-forwarded-host", "").strip():
+            scope["headers"] = [
+                *((name, value) for name, value in headers if name != b"host"),
+                (b"host", host.encode("latin-1")),
+            ]
+
+    def _trusted(self, address: str) -> bool:
+        if not self._options.trusted_proxies or not _is_address(address):
+            return False
+        found = ip_address(address)
+        if isinstance(found, IPv6Address):  # a socket for both kinds writes IPv4 this way
+            found = found.ipv4_mapped or found
+        return any(found in network for network in self._options.trusted_proxies)
+
+    def _refusal(self, scope: HTTPScope) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+        path = scope["path"]
+        if path.startswith(_PROBES):
+            return None
+        host = next((v.decode("latin-1") for n, v in scope["headers"] if n == b"host"), "")
+        if not self._host_allowed(host):
+            body = problems.document(
+                status=400,
+                code="invalid_host",
+                detail="This host is not served here",
+                instance=canonical_path(path),
+            )
+            kind = (b"content-type", problems.MEDIA_TYPE.encode())
+            return 400, [kind], msgspec.json.encode(body)
+        if not self._options.debug and scope["scheme"] == "http":
+            query = scope["query_string"]
+            target = f"https://{host}".encode("latin-1") + scope["raw_path"].partition(b"?")[0]
+            # 308 keeps method and body (RFC 9110 section 15.4.9).
+            return 308, [(b"location", target + (b"?" + query if query else b""))], b""
+        return None
+
+    def _host_allowed(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1].lower()
+        return any(
+            pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
+            for pattern in self._options.allowed_hosts
+        )
+
+    def _headers(
+        self, scope: HTTPScope, present: Iterable[tuple[bytes, bytes]]
+    ) -> list[tuple[bytes, bytes]]:
+        names = {name.lower() for name, _ in present}
+        added = [header for header in _ALWAYS if header[0] not in names]
+        if not self._options.debug and scope["scheme"] == "https":
+            added.append(_HSTS)  # RFC 6797 section 7.2: not over plain http
+        if scope["path"].startswith("/api"):
+            if _API_CSP[0] not in names:
+                added.append(_API_CSP)
+            if b"cache-control" not in names:
+                added.append((b"cache-control", b"no-store"))
+        state: LimitState | None = scope.get("state", {}).get(LIMIT_STATE)
+        if state is not None and b"ratelimit-limit" not in names:
+            reset = max(0, -(-int(state.reset_after.total_seconds() * 1000) // 1000))
+            added += [
+                (b"ratelimit-limit", str(state.limit).encode()),
+                (b"ratelimit-remaining", str(state.remaining).encode()),
+                (b"ratelimit-reset", str(reset).encode()),
+            ]
+        return added
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return uuid4().hex
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+async def _refuse(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,244 @@
+"""What operators and probes read: health, metrics, and a page on every problem code."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Mapping
+from html import escape
+from importlib.metadata import version
+from typing import Final, Literal
+
+import msgspec
+from litestar import MediaType, Response
+from litestar.params import FromPath
+from msgspec import UNSET, UnsetType
+
+from savannah.domain.errors import NotFound, SavannahError
+from savannah.entrypoints.http import problems
+from savannah.entrypoints.http.door import (
+    AnyResponse,
+    Door,
+    HealthCheck,
+    TheDoor,
+    json_response,
+)
+from savannah.entrypoints.http.operations import Moment, Operation, endpoint
+from savannah.entrypoints.http.requests import AnyRequest, read_query
+
+log = logging.getLogger("savannah.health")
+
+TAG: Final = "Operations"
+VERSION: Final = version("savannah")
+# A probe gives up after two seconds, so one part that hangs must not eat all of them.
+CHECK_S: Final = 1.5
+OLD_QUEUE_S: Final = 300
+
+
+class PartOut(msgspec.Struct, omit_defaults=True):
+    """One part: `disabled` when this installation has none."""
+
+    status: Literal["ok", "degraded", "down", "disabled"]
+    latency_ms: int | UnsetType = UNSET
+    oldest_age_s: int | UnsetType = UNSET
+
+
+class HealthOut(msgspec.Struct):
+    """`degraded` still serves: texts go out late."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    service: str
+    version: str
+    timestamp: Moment
+    checks: dict[str, PartOut]
+
+
+class LifeOut(msgspec.Struct):
+    status: Literal["alive", "ready", "not_ready"]
+
+
+async def _timed(check: HealthCheck) -> PartOut:
+    started = time.perf_counter()
+    await check()
+    return PartOut(status="ok", latency_ms=round((time.perf_counter() - started) * 1000))
+
+
+async def _queue(door: Door) -> PartOut:
+    _, age = await door.savannah.notifications.backlog()
+    seconds = int(age.total_seconds())
+    return PartOut(status="degraded" if seconds > OLD_QUEUE_S else "ok", oldest_age_s=seconds)
+
+
+async def _parts(door: Door) -> dict[str, PartOut]:
+    """Every part as it is now, within `CHECK_S`."""
+    tasks = {
+        "database": asyncio.create_task(_timed(door.savannah.storage.ping)),
+        "queue": asyncio.create_task(_queue(door)),
+        **{name: asyncio.create_task(_timed(check)) for name, check in door.checks.items()},
+    }
+    try:
+        # Not a timeout around each: a check that does not let itself be cancelled would hold us.
+        await asyncio.wait(tasks.values(), timeout=CHECK_S)
+        found = {name: _outcome(name, task) for name, task in tasks.items()}
+    finally:
+        for task in tasks.values():
+            task.cancel()
+            task.add_done_callback(_forget)
+    return {"database": found.pop("database"), "redis": PartOut(status="disabled"), **found}
+
+
+def _outcome(name: str, task: asyncio.Task[PartOut]) -> PartOut:
+    if task.done() and (error := task.exception()) is None:
+        return task.result()
+    reason = type(error).__name__ if task.done() else "no answer in time"
+    log.warning("a part is down", extra={"part": name, "reason": reason})
+    return PartOut(status="down")
+
+
+def _forget(task: asyncio.Task[PartOut]) -> None:
+    """Whatever a check says after its time is nobody's business any more."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _verdict(parts: Mapping[str, PartOut]) -> Literal["healthy", "degraded", "unhealthy"]:
+    if any(part.status == "down" for name, part in parts.items() if name != "queue"):
+        return "unhealthy"
+    return "healthy" if parts["queue"].status == "ok" else "degraded"
+
+
+@endpoint(
+    "GET",
+    "/auth/health/",
+    Operation(
+        id="getHealth",
+        tag=TAG,
+        summary="How the service and its parts are",
+        auth="none",
+        answer=HealthOut,
+        likewise=(503,),
+    ),
+)
+async def get_health(request: AnyRequest, door: TheDoor) -> AnyResponse:
+    await read_query(request)
+    parts = await _parts(door)
+    verdict = _verdict(parts)
+    health = HealthOut(
+        status=verdict,
+        service="savannah",
+        version=VERSION,
+        timestamp=door.clock.now(),
+        checks=parts,
+    )
+    return json_response(health, status=503 if verdict == "unhealthy" else 200)
+
+
+@endpoint(
+    "GET",
+    "/health/live",
+    Operation(
+        id="getLiveness",
+        tag=TAG,
+        summary="Whether the process is alive",
+        auth="none",
+        answer=LifeOut,
+    ),
+)
+async def get_liveness() -> AnyResponse:
+    return json_response(LifeOut(status="alive"))
+
+
+@endpoint(
+    "GET",
+    "/health/ready",
+    Operation(
+        id="getReadiness",
+        tag=TAG,
+        summary="Whether the process can serve",
+        auth="none",
+        answer=LifeOut,
+        likewise=(503,),
+    ),
+)
+async def get_readiness(door: TheDoor) -> AnyResponse:
+    if _verdict(await _parts(door)) == "unhealthy":
+        return json_response(LifeOut(status="not_ready"), status=503)
+    return json_response(LifeOut(status="ready"))
+
+
+@endpoint(
+    "GET",
+    "/metrics",
+    Operation(
+        id="getMetrics",
+        tag=TAG,
+        summary="Figures for Prometheus",
+        auth="none",
+        media="text/plain",
+    ),
+)
+async def get_metrics(door: TheDoor) -> AnyResponse:
+    try:
+        async with asyncio.timeout(CHECK_S):
+            depth, age = await door.savannah.notifications.backlog()
+    except (SavannahError, TimeoutError) as error:
+        # The other figures are wanted most when storage is in trouble.
+        log.warning("the outbox cannot be measured", extra={"reason": type(error).__name__})
+    else:
+        door.metrics.outbox(depth, age.total_seconds() or None)
+    kind = door.metrics.content_type.removesuffix("; charset=utf-8")  # the framework adds it
+    return Response(door.metrics.render(), media_type=kind)
+
+
+_STYLE: Final = (
+    "body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem}"
+    "code{background:#8882;padding:.1em .3em}"
+)
+_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "public, max-age=3600",
+}
+
+
+def _page(code: str) -> str:
+    title, advice = (escape(text) for text in problems.TITLES[code])
+    advice = re.sub(r"`([^`]+)`", r"<code>\1</code>", advice)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{title}</h1><p>{advice}</p>"
+        f"<p>Savannah answers this with <code>code</code> <code>{escape(code)}</code>.</p>"
+        "</body></html>"
+    )
+
+
+@endpoint(
+    "GET",
+    "/problems/{code:str}",
+    Operation(
+        id="getProblem",
+        tag=TAG,
+        summary="What a problem code means",
+        auth="none",
+        media="text/html",
+        path_schemas={"code": {"type": "string", "enum": sorted(problems.TITLES)}},
+        errors=(404,),
+    ),
+)
+async def get_problem(code: FromPath[str]) -> AnyResponse:
+    if code not in problems.TITLES:
+        raise NotFound("problem")
+    return Response(_page(code), media_type=MediaType.HTML, headers=_PAGE_HEADERS)
+
+
+API_ROUTES = [get_health]
+ROUTES = [get_liveness, get_readiness, get_metrics, get_problem]

@@ -1,0 +1,20 @@
+"""Which endpoints the REST door has: the application serves them, the document describes them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from litestar.handlers import HTTPRouteHandler
+
+from savannah.entrypoints.http import auth, callbacks, customers, notifications, ops, orders
+
+API_PREFIX: Final = "/api"
+
+API_ROUTES: Final[list[HTTPRouteHandler]] = [
+    *auth.ROUTES,
+    *customers.ROUTES,
+    *orders.ROUTES,
+    *notifications.ROUTES,
+    *callbacks.ROUTES,
+    *ops.API_ROUTES,
+]

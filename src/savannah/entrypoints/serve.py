@@ -1,0 +1,388 @@
+"""Running: the HTTP API with its outbox, in one process or several, and the simulated gateway.
+
+Each process has one event loop, one server on a socket that was bound before, and one orderly end.
+What is served is in `http` and `simulator`; what is sent is in `worker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final
+
+import httpx
+import uvicorn
+from litestar import Litestar
+from litestar.types import ASGIApp
+
+from savannah.entrypoints import logs
+from savannah.entrypoints.container import Container, Place, opened
+from savannah.entrypoints.http.app import create_app
+from savannah.entrypoints.http.door import HttpOptions
+from savannah.entrypoints.settings import Settings, SettingsError, share_metrics_in
+from savannah.entrypoints.simulator import Simulator, SimulatorSettings
+from savannah.entrypoints.supervisor import CannotStart, Child, ended_by_signals, supervise
+from savannah.entrypoints.worker import Outbox
+
+log = logging.getLogger("savannah.serve")
+
+MOUNT: Final = "/simulator"
+GRACE: Final = timedelta(seconds=10)
+# Longer than clients and proxies keep an idle connection, so that it is they who close it: a
+# request on a connection that we close at that moment is lost, and a text then unknown.
+_KEEP_ALIVE_S: Final = 75
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket on that address, which refuses connections until a server listens on it.
+
+    Raises:
+        CannotStart: the address is taken, or is not one of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def _own_url(listener: socket.socket) -> str:
+    """How this machine itself reaches the socket."""
+    address = listener.getsockname()[0]
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  as bound
+    return _url(reached, listener)
+
+
+def callback_root(settings: Settings, base: str) -> str:
+    """Where the gateway's callbacks go, on the service at that address."""
+    return f"{base}/api/sms/africastalking/{settings.callback_secret}"
+
+
+# --- one process ---------------------------------------------------------------------------------
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and ends when told to instead of dying of the signal."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        ready: Callable[[], None],
+        before_closing: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=int(GRACE.total_seconds()),
+            )
+        )
+        self._ready = ready
+        self._before_closing = before_closing
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._before_closing is not None:
+            await self._before_closing()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are caught around the whole process, see `ended_by_signals`."""
+        yield
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What one process does.
+
+    Attributes:
+        simulator_url: where the simulated gateway runs; None when texts go to a real one.
+        mounts_simulator: it runs in this process.
+    """
+
+    settings: Settings
+    place: Place
+    simulator_url: str | None
+    mounts_simulator: bool
+    sends: bool
+
+
+def http_app(container: Container, *, simulator: ASGIApp | None = None) -> Litestar:
+    """The REST door over a container's use cases."""
+    settings = container.settings()
+    return create_app(
+        container.savannah(),
+        options=HttpOptions(
+            debug=settings.debug,
+            allowed_hosts=settings.hosts,
+            cors_origins=settings.cors_origins,
+            trusted_proxies=settings.trusted_proxies,
+            rate_limit=settings.rate_limit,
+            rate_limit_auth=settings.rate_limit_auth,
+            require_if_match=settings.require_if_match,
+            cursor_key=settings.derived_key("cursors"),
+            callback_token=settings.callback_secret,
+        ),
+        limiter=container.limiter(),
+        clock=container.clock(),
+        metrics=container.metrics(),
+        checks={},  # database and queue are looked at anyway; there is nothing else to reach
+        simulator=simulator,
+    )
+
+
+async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:
+    settings = job.settings
+    async with contextlib.AsyncExitStack() as stack:
+        container = await stack.enter_async_context(opened(settings, job.place))
+        mounted: ASGIApp | None = None
+        if job.mounts_simulator:
+            own = _own_url(listener)
+            simulator = Simulator(SimulatorSettings(callback_url=callback_root(settings, own)))
+            stack.push_async_callback(simulator.aclose)
+            mounted = simulator.app()
+        elif job.simulator_url is not None:
+            elsewhere = _Elsewhere(job.simulator_url)
+            stack.push_async_callback(elsewhere.aclose)
+            mounted = elsewhere
+        app = http_app(container, simulator=mounted)
+        outbox: Outbox | None = None
+        if job.sends:
+            outbox = Outbox(
+                container.notifications(),
+                container.queue(),
+                container.storage(),
+                watch=container.metrics().outbox,
+            )
+            stack.push_async_callback(outbox.stop, grace=GRACE)
+
+        async def quiet() -> None:
+            if outbox is not None and job.mounts_simulator:
+                await outbox.stop(grace=GRACE)  # while its gateway, this very server, still answers
+
+        server = _Server(app, ready=ready, before_closing=quiet)
+        with ended_by_signals(server.handle_exit), _ended_with_parent(server):
+            if outbox is not None:
+                await outbox.start()
+            await server.serve([listener])
+            await stack.aclose()
+
+
+@contextlib.contextmanager
+def _ended_with_parent(server: uvicorn.Server) -> Iterator[None]:
+    """Stop also when the supervisor is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        yield
+        return
+
+    def stop() -> None:
+        loop.remove_reader(parent.sentinel)
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(parent.sentinel, stop)
+    try:
+        yield
+    finally:
+        loop.remove_reader(parent.sentinel)
+
+
+def serve(
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    workers: int,
+    sends: bool,
+    announce: Callable[[str], None],
+) -> None:
+    """Serve until a signal comes; `announce` is told the address once requests are accepted.
+
+    Raises:
+        SettingsError, CannotStart; Unavailable when storage does not answer.
+    """
+    if sends and (problems := settings.sending_problems()):
+        raise SettingsError(problems)
+    settings = settings.prepared()
+    for remark in settings.remarks():
+        log.warning(remark)
+    if sends and not settings.embedded:
+        log.info("No job server is used: the outbox relay carries jobs in this process")
+    with bind(host, port) as listener:
+        own = _own_url(listener)
+        simulated = settings.gateway.base_url is None and settings.embedded
+        gateway_url = f"{own}{MOUNT}" if simulated else settings.gateway.base_url
+        job = _Job(
+            settings=settings,
+            place=Place(
+                public_url=settings.public_url or own,
+                gateway_url=gateway_url if sends else None,
+            ),
+            simulator_url=gateway_url if simulated else None,
+            mounts_simulator=simulated,
+            sends=sends,
+        )
+        ready = partial(announce, _url(host, listener))
+        if workers > 1:
+            _serve_in_many(job, listener, workers, ready)
+        else:
+            _run(_serve_here(job, listener, ready))
+
+
+# --- the simulated gateway -----------------------------------------------------------------------
+
+
+def simulate(
+    settings: SimulatorSettings, *, host: str, port: int, announce: Callable[[str], None]
+) -> None:
+    """Run the simulated gateway alone until a signal comes. Raises: CannotStart."""
+    with bind(host, port) as listener:
+        ready = partial(announce, _url(host, listener))
+        _run(_simulate_here(Simulator(settings).app(), listener, ready))
+
+
+async def _simulate_here(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
+    server = _Server(app, ready=ready)
+    with ended_by_signals(server.handle_exit), _ended_with_parent(server):
+        await server.serve([listener])
+
+
+def _under_mount(app: ASGIApp) -> ASGIApp:
+    """The application below `/simulator`, as it looks where it is mounted."""
+
+    async def mounted(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["path"].removeprefix(MOUNT) or "/"}
+        await app(scope, receive, send)
+
+    return mounted
+
+
+class _Elsewhere:
+    """Passes requests for the simulated gateway on to the process that runs it."""
+
+    def __init__(self, url: str) -> None:
+        self._root = url.removesuffix(MOUNT)
+        self._client = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(70.0))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        path = scope["raw_path"].decode("latin-1")
+        query = scope["query_string"].decode("latin-1")
+        answer = await self._client.request(
+            scope["method"],
+            f"{self._root}{path}" + (f"?{query}" if query else ""),
+            content=body,
+            headers=[(n, v) for n, v in scope["headers"] if n not in (b"host", b"connection")],
+        )
+        kept = (b"content-type", b"location", b"cache-control", b"content-security-policy")
+        headers = [(name, value) for name, value in answer.headers.raw if name.lower() in kept]
+        await send(
+            {"type": "http.response.start", "status": answer.status_code, "headers": headers}
+        )
+        await send({"type": "http.response.body", "body": answer.content, "more_body": False})
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+def _serve_in_many(
+    job: _Job, listener: socket.socket, workers: int, ready: Callable[[], None]
+) -> None:
+    """Several processes over one socket; the simulated gateway lives in one of its own."""
+    settings = job.settings
+    _run(_prepare_storage(job))
+    log.warning("Several processes: each one counts rate limits and failed logins for itself")
+    with (
+        contextlib.ExitStack() as stack,
+        tempfile.TemporaryDirectory(prefix="savannah-metrics-") as metrics,
+    ):
+        share_metrics_in(metrics)
+        job = replace(job, place=replace(job.place, in_company=True))
+        groups: list[list[Child]] = []
+        if job.mounts_simulator:
+            gateway = stack.enter_context(bind("127.0.0.1", 0))
+            root = callback_root(settings, _own_url(listener))
+            url = f"{_own_url(gateway)}{MOUNT}"
+            place = replace(job.place, gateway_url=url if job.sends else None)
+            job = replace(job, place=place, simulator_url=url, mounts_simulator=False)
+            groups.append([Child("simulator", _simulator_process, settings, root, gateway)])
+        names = (f"worker-{number}" for number in range(1, workers + 1))
+        groups.append([Child(name, _worker_process, job, listener) for name in names])
+        supervise(groups, ready)
+
+
+async def _prepare_storage(job: _Job) -> None:
+    """Before there are several, so that one migrates and all fail in the same way."""
+    async with opened(job.settings, Place(public_url=job.place.public_url)):
+        pass
+
+
+def _worker_process(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:
+    logs.configure(level=job.settings.log_level, format_=job.settings.log_format)
+    _run(_serve_here(job, listener, ready))
+
+
+def _simulator_process(
+    settings: Settings, callbacks: str, listener: socket.socket, ready: Callable[[], None]
+) -> None:
+    logs.configure(level=settings.log_level, format_=settings.log_format)
+    app = _under_mount(Simulator(SimulatorSettings(callback_url=callbacks)).app())
+    _run(_simulate_here(app, listener, ready))

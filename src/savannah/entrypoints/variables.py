@@ -1,0 +1,269 @@
+"""How settings are written: the kinds of value an operator can give, each with its rule.
+
+A rule is what the operator is told when a value is refused; the value itself is never repeated.
+Which settings there are, and their defaults, is in `settings`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from savannah.domain.access import Role
+from savannah.domain.notification import COST_UNITS, QuietHours, Rate
+
+T = TypeVar("T")
+D = TypeVar("D")
+E = TypeVar("E", bound=StrEnum)
+
+Problem = tuple[str, str]  # a variable's name and the rule it breaks
+
+_LONGEST_S: Final = 366 * 86_400
+_TRUTH: Final = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
+    ("false", "0", "no", "off"), False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """One way to write a value; `read` raises ValueError or KeyError for anything else."""
+
+    rule: str
+    read: Callable[[str], T]
+
+
+class Variables:
+    """Takes variables one by one and remembers what is wrong with them; an empty one is unset."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+        self.asked: list[str] = []
+        self.problems: list[Problem] = []
+
+    def is_set(self, name: str) -> bool:
+        return bool(self._values.get(name, "").strip())
+
+    def take(self, name: str, kind: Kind[T], default: D) -> T | D:
+        """The value; the default for one that is unset or, having noted that, refused."""
+        self.asked.append(name)
+        if not self.is_set(name):
+            return default
+        try:
+            return kind.read(self._values[name].strip())
+        except (ValueError, KeyError):
+            self.problems.append((name, kind.rule))
+            return default
+
+
+def whole(least: int, most: int) -> Kind[int]:
+    def read(raw: str) -> int:
+        number = int(_matching(raw, "[0-9]{1,12}"))
+        if not least <= number <= most:
+            raise ValueError
+        return number
+
+    return Kind(f"must be a whole number from {least} to {most}", read)
+
+
+def one_of(*words: str) -> Kind[str]:
+    """One of some words, in small or capital letters."""
+    meant = {word.lower(): word for word in words}
+    return Kind(f"must be {' or '.join(words)}", lambda raw: meant[raw.lower()])
+
+
+def member(kind: type[E], *allowed: E) -> Kind[E]:
+    """One value of an enumeration, or of these of its values."""
+    words = one_of(*(allowed or kind))
+    return Kind(words.rule, lambda raw: kind(words.read(raw)))
+
+
+def plain(pattern: str, rule: str) -> Kind[str]:
+    return Kind(rule, lambda raw: _matching(raw, pattern))
+
+
+def _matching(raw: str, pattern: str) -> str:
+    if not re.fullmatch(pattern, raw):
+        raise ValueError
+    return raw
+
+
+def _listed(read: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """Reads one or more values between commas."""
+
+    def read_all(raw: str) -> tuple[T, ...]:
+        found = tuple(read(each.strip()) for each in raw.split(",") if each.strip())
+        if not found:
+            raise ValueError
+        return found
+
+    return read_all
+
+
+def _seconds(raw: str) -> timedelta:
+    number = float(_matching(raw, r"[0-9]{1,9}(\.[0-9]{1,6})?"))
+    if not 0 < number <= _LONGEST_S:
+        raise ValueError
+    return timedelta(seconds=number)
+
+
+def _timeouts(raw: str) -> tuple[timedelta, timedelta]:
+    connect, read = raw.split(",")
+    return _seconds(connect.strip()), _seconds(read.strip())
+
+
+def _budget(raw: str) -> int:
+    units, _, fraction = _matching(raw, r"[0-9]{1,9}(\.[0-9]{1,4})?").partition(".")
+    found = int(units) * COST_UNITS + int(fraction.ljust(4, "0"))
+    if found == 0:
+        raise ValueError
+    return found
+
+
+def _zone(raw: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(raw)
+    except OSError as error:  # a name that is a folder of the zone data
+        raise ValueError from error
+
+
+def _region(raw: str) -> str:
+    region = _matching(raw.upper(), "[A-Z]{2}")
+    if region != "KE":
+        import phonenumbers  # slow to load, and most desks are Kenyan
+
+        if not phonenumbers.country_code_for_region(region):
+            raise ValueError
+    return region
+
+
+def _folder(raw: str) -> Path:
+    folder = Path(raw).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError
+    return folder
+
+
+def _host(raw: str) -> str:
+    return _matching(
+        raw.lower(), r"\*|\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:]+(\.[0-9.]+)?\]"
+    )
+
+
+def _origin(raw: str) -> str:
+    return raw if raw == "*" else _matching(raw.lower().rstrip("/"), r"https?://[^/?#@\s]+")
+
+
+def _web_address(raw: str) -> str:
+    url = urlsplit(_matching(raw, r"https?://[^\s?#]+"))
+    if not url.hostname or url.port == 0:
+        raise ValueError
+    return raw.rstrip("/")
+
+
+def _server_url(raw: str) -> str:
+    match = re.fullmatch(r"postgres(?:ql)?(?:\+\w+)?(://\S+)", raw)
+    url = urlsplit(raw)
+    _ = url.port  # raises for one that is no number
+    if match is None or not url.path.strip("/") or not (url.hostname or "host=" in url.query):
+        raise ValueError
+    return f"postgresql{match[1]}"
+
+
+def _database_url(raw: str) -> str:
+    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)", raw)
+    if match is None:
+        return _server_url(raw)
+    if match[1] == ":memory:":
+        raise ValueError
+    return f"sqlite:///{Path(match[1]).absolute()}"
+
+
+def _redis_url(raw: str) -> str:
+    url = urlsplit(raw)
+    cluster = url.scheme in ("redis+cluster", "rediss+cluster")
+    if not cluster and url.scheme not in ("redis", "rediss"):
+        raise ValueError
+    hosts = url.netloc.rpartition("@")[2].split(",")
+    if len(hosts) > 1 and not cluster:
+        raise ValueError
+    for host in hosts:
+        _matching(host, r"([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?")
+    _matching(url.path, r"(/[0-9]*)?")
+    return raw
+
+
+def _issuers(raw: str) -> list[object]:
+    found = json.loads(raw)
+    if not isinstance(found, list) or not found:
+        raise ValueError
+    for issuer in found:
+        match issuer:
+            case {"issuer": str(address), "audience": str(audience), **more}:
+                _web_address(address)
+                _matching(audience, r"\S+")
+            case _:
+                raise ValueError
+        match more.get("roles", {}):
+            case dict(roles):
+                for role in roles.values():
+                    Role(role)
+            case _:
+                raise ValueError
+    return found
+
+
+FLAG: Final = Kind("must be true or false", lambda raw: _TRUTH[raw.lower()])
+TEXT: Final = Kind("must be text", str)
+SECONDS: Final = Kind("must be a positive number of seconds", _seconds)
+RATE: Final[Kind[Rate | None]] = Kind(
+    "must be COUNT/PERIOD, such as 20/h, 600/min or 5/15min, or off",
+    lambda raw: None if raw.lower() == "off" else Rate.parse(raw),
+)
+TIMEOUTS: Final = Kind(
+    "must be two numbers of seconds, to connect and to read, such as 3,10", _timeouts
+)
+QUIET_HOURS: Final = Kind("must be HH:MM-HH:MM, such as 21:00-07:00", QuietHours.parse)
+BUDGET: Final = Kind("must be an amount in DEFAULT_CURRENCY, such as 1500 or 1500.50", _budget)
+ZONE: Final = Kind("must be an IANA time zone, such as Africa/Nairobi", _zone)
+REGION: Final = Kind("must be an ISO 3166 country code, such as KE", _region)
+CURRENCIES: Final = Kind(
+    "must be ISO 4217 codes separated by commas, such as KES,USD",
+    _listed(lambda raw: _matching(raw.upper(), "[A-Z]{3}")),
+)
+FOLDER: Final = Kind("must be a folder", _folder)
+HOSTS: Final = Kind(
+    "must be host names separated by commas, such as shop.example.com,.example.org, or *",
+    _listed(_host),
+)
+ORIGINS: Final = Kind(
+    "must be origins separated by commas, such as https://shop.example.com, or *",
+    _listed(_origin),
+)
+NETWORKS: Final[Kind[tuple[IPv4Network | IPv6Network, ...]]] = Kind(
+    "must be networks separated by commas, such as 10.0.0.0/8,fd00::/8",
+    _listed(ipaddress.ip_network),
+)
+WEB_ADDRESS: Final = Kind("must be an http:// or https:// address without query", _web_address)
+DATABASE_URL: Final = Kind(
+    "must be postgresql://user:password@host:port/name or sqlite:///path/to/file", _database_url
+)
+SERVER_URLS: Final = Kind(
+    "must be postgresql:// addresses separated by commas", _listed(_server_url)
+)
+REDIS_URL: Final = Kind(
+    "must be redis://host:port/number, rediss://… or redis+cluster://host:port,host:port",
+    _redis_url,
+)
+ISSUERS: Final = Kind(
+    "must be a JSON list of objects with issuer, audience and, if need be, roles", _issuers
+)

@@ -1,0 +1,129 @@
+"""The outbox of one process: the relay that looks for due messages, and the carriers behind it.
+
+What is due, what a failed attempt means and what a sweep finds is decided by the use cases; this
+file only keeps them running, whatever storage does meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from savannah.adapters.in_process import InProcessQueue
+from savannah.application.notifications import Notifications
+from savannah.application.ports import Storage
+from savannah.domain.errors import SavannahError, Unavailable
+from savannah.domain.order import NotificationId
+
+log = logging.getLogger("savannah.worker")
+
+IDLE: Final = timedelta(seconds=1)
+SWEEP_EVERY_S: Final = 10.0
+WATCH_EVERY_S: Final = 2.0
+# Orders that come in one burst are dispatched together, since storage has one writer at a time.
+GATHER_S: Final = 0.01
+_FIRST_BACKOFF_S: Final = 0.25
+_LONGEST_BACKOFF_S: Final = 10.0
+
+Watch = Callable[[int, float | None], None]
+
+
+class Outbox:
+    """Sends what is due for as long as it runs.
+
+    Args:
+        watch: is told the depth of the outbox and the age in seconds of its oldest due message.
+    """
+
+    def __init__(
+        self, notifications: Notifications, queue: InProcessQueue, storage: Storage, *, watch: Watch
+    ) -> None:
+        self._notifications = notifications
+        self._queue = queue
+        self._storage = storage
+        self._watch = watch
+        self._relay: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()
+        self._next_sweep = 0.0
+        self._next_watch = 0.0
+
+    async def start(self) -> None:
+        """Begin to relay and to carry."""
+        self._stopped.clear()
+        self._queue.bind(self._notifications.send)
+        await self._queue.start()
+        self._relay = asyncio.create_task(self._run(), name="savannah-relay")
+
+    async def stop(self, *, grace: timedelta) -> None:
+        """Take on nothing new and let what is under way finish within `grace`; twice is once.
+
+        Messages that were leased but not begun are due again at once, here or elsewhere.
+        """
+        if self._relay is None:
+            return
+        relay, self._relay = self._relay, None
+        self._stopped.set()
+        self._queue.wake()
+        _, late = await asyncio.wait([relay], timeout=grace.total_seconds())
+        if late:
+            relay.cancel()
+        await asyncio.gather(relay, return_exceptions=True)
+        left = await self._queue.stop(grace=grace)
+        if left:
+            await self._give_back(left)
+
+    async def _give_back(self, ids: Sequence[NotificationId]) -> None:
+        try:
+            async with self._storage() as uow:
+                await uow.notifications.release(ids)
+                await uow.commit()
+        except SavannahError:
+            log.warning("leases were not given back and end by themselves", exc_info=True)
+
+    async def _run(self) -> None:
+        failures = 0
+        while not self._stopped.is_set():
+            try:
+                idle = await self._round()
+                failures = 0
+            except Exception as error:  # nothing in one round may end the relay
+                backoff_s = min(_FIRST_BACKOFF_S * 2**failures, _LONGEST_BACKOFF_S)
+                failures += 1
+                log.log(
+                    logging.ERROR,
+                    "the outbox relay failed",
+                    extra={"retry_in_s": backoff_s},
+                    exc_info=not isinstance(error, Unavailable),
+                )
+                await self._nap(backoff_s)
+            else:
+                await self._queue.wait_for_work(idle)
+                await self._nap(GATHER_S)
+
+    async def _nap(self, seconds: float) -> None:
+        """Sleep through wake-ups, but not through the end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+
+    async def _round(self) -> timedelta:
+        """Dispatch all that is due; how long there is nothing to do."""
+        now = time.monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_EVERY_S
+            await self._notifications.sweep()
+        while await self._notifications.dispatch_due() and not self._stopped.is_set():
+            pass
+        if now >= self._next_watch:
+            self._next_watch = now + WATCH_EVERY_S
+            depth, age = await self._notifications.backlog()
+            self._watch(depth, age.total_seconds() if age else None)
+        due = await self._notifications.next_due_at()
+        if due is None:
+            return IDLE
+        return min(max(due - datetime.now(UTC), timedelta(0)), IDLE)
