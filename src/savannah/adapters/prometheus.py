@@ -54,12 +54,16 @@ class PrometheusMetrics(Metrics):
             registry=registry,
         )
         self._outbox_depth = Gauge(
-            "savannah_outbox_depth", "Text messages that wait.", registry=registry
+            "savannah_outbox_depth",
+            "Text messages that wait.",
+            registry=registry,
+            multiprocess_mode="mostrecent",
         )
         self._outbox_age = Gauge(
             "savannah_outbox_oldest_age_seconds",
             "For how long the oldest due text message has been waiting.",
             registry=registry,
+            multiprocess_mode="mostrecent",
         )
         ProcessCollector(registry=registry)
 

@@ -135,6 +135,12 @@ class Notifications:
             await self._jobs.enqueue(ids)
         return len(ids)
 
+    async def give_back(self, ids: Sequence[NotificationId]) -> None:
+        """End leases early: the messages are due again at once, here or elsewhere."""
+        async with self._storage() as uow:
+            await uow.notifications.release(ids)
+            await uow.commit()
+
     async def next_due_at(self) -> datetime | None:
         """When the relay should look again, at the latest; None when nothing waits."""
         async with self._storage(reading=True) as uow:
@@ -323,6 +329,17 @@ class Notifications:
             await self._pause_or_resume(uow, results, now=now)
             await uow.commit()
         self._count(settled)
+        for message in settled:
+            log.info(
+                "a text message was handed over",
+                extra={
+                    "notification": message.id,
+                    "status": message.status,
+                    "attempt": message.attempts,
+                    "outcome": message.outcome_code,
+                    "request_id": message.request_id,
+                },
+            )
 
     async def _pause_or_resume(
         self, uow: UnitOfWork, results: Sequence[tuple[Notification, Outcome]], *, now: datetime

@@ -200,7 +200,6 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
             outbox = Outbox(
                 container.notifications(),
                 container.queue(),
-                container.storage(),
                 watch=container.metrics().outbox,
             )
             stack.push_async_callback(outbox.stop, grace=GRACE)

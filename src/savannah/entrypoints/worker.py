@@ -16,7 +16,6 @@ from typing import Final
 
 from savannah.adapters.in_process import InProcessQueue
 from savannah.application.notifications import Notifications
-from savannah.application.ports import Storage
 from savannah.domain.errors import SavannahError, Unavailable
 from savannah.domain.order import NotificationId
 
@@ -41,11 +40,10 @@ class Outbox:
     """
 
     def __init__(
-        self, notifications: Notifications, queue: InProcessQueue, storage: Storage, *, watch: Watch
+        self, notifications: Notifications, queue: InProcessQueue, *, watch: Watch
     ) -> None:
         self._notifications = notifications
         self._queue = queue
-        self._storage = storage
         self._watch = watch
         self._relay: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
@@ -79,9 +77,7 @@ class Outbox:
 
     async def _give_back(self, ids: Sequence[NotificationId]) -> None:
         try:
-            async with self._storage() as uow:
-                await uow.notifications.release(ids)
-                await uow.commit()
+            await self._notifications.give_back(ids)
         except SavannahError:
             log.warning("leases were not given back and end by themselves", exc_info=True)
 

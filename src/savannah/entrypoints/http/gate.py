@@ -42,10 +42,22 @@ _API_CSP: Final = (b"content-security-policy", b"default-src 'none'; frame-ances
 
 
 class Gate:
-    """The outermost ASGI layer of the REST door."""
+    """The outermost ASGI layer of the REST door.
 
-    def __init__(self, app: ASGIApp, *, options: HttpOptions, metrics: PrometheusMetrics) -> None:
+    Args:
+        local: beginnings of paths that this machine may also call without https.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        options: HttpOptions,
+        metrics: PrometheusMetrics,
+        local: tuple[str, ...] = (),
+    ) -> None:
         self._app = app
+        self._local = local
         self._options = options
         self._metrics = metrics
 
@@ -148,6 +160,8 @@ class Gate:
             )
             kind = (b"content-type", problems.MEDIA_TYPE.encode())
             return 400, [kind], msgspec.json.encode(body)
+        if path.startswith(self._local) and _from_this_machine(scope):
+            return None
         if not self._options.debug and scope["scheme"] == "http":
             query = scope["query_string"]
             target = f"https://{host}".encode("latin-1") + scope["raw_path"].partition(b"?")[0]
@@ -193,6 +207,11 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode()
     return uuid4().hex
+
+
+def _from_this_machine(scope: HTTPScope) -> bool:
+    client = scope.get("client")
+    return client is not None and _is_address(client[0]) and ip_address(client[0]).is_loopback
 
 
 def _is_address(text: str) -> bool:

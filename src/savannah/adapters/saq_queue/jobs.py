@@ -1,0 +1,305 @@
+"""SAQ's queue, and its keys in Redis, as this queue uses them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from saq.job import Job, Status
+from saq.queue.redis import RedisQueue
+from saq.types import WorkerInfo
+from saq.utils import now as now_ms
+
+from savannah.adapters.saq_queue.connection import AGAIN_AFTER_S, AWAY, Trouble
+
+logger = logging.getLogger("savannah.queue")
+
+FUNCTION: Final = "send_sms"
+# What every job has in common. The tries in here are for a worker that dies or a database that
+# is away for a moment; the tries of a text message are counted in its row. A finished job leaves
+# nothing behind: the row tells its story.
+_JOB: Final[Mapping[str, Any]] = {
+    "function": FUNCTION,
+    "retries": 5,
+    "retry_delay": 1.0,
+    "retry_backoff": 10.0,
+    "ttl": -1,
+}
+_DEAD_AFTER_S: Final = 3.0
+_CHUNK: Final = 500
+
+_ADD: Final = """
+local incomplete, queued = KEYS[1], KEYS[2]
+for i, body in ipairs(ARGV) do
+    local id = KEYS[i + 2]
+    if not redis.call('ZSCORE', incomplete, id) or redis.call('EXISTS', id) == 0 then
+        redis.call('SET', id, body)
+        redis.call('ZADD', incomplete, 0, id)
+        redis.call('RPUSH', queued, id)
+    end
+end
+"""
+_TAKE: Final = """
+local taken = {}
+for i = 1, tonumber(ARGV[1]) do
+    local id = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
+    if not id then break end
+    taken[i] = redis.call('GET', id)
+end
+return taken
+"""
+# Each command comes with its length before it. KEYS[1] only says where they all belong.
+_WRITE: Final = """
+local at = 1
+while at <= #ARGV do
+    local length = tonumber(ARGV[at])
+    redis.call(unpack(ARGV, at + 1, at + length))
+    at = at + length + 1
+end
+"""
+_LIST: Final = """
+local jobs = {}
+if redis.call('SET', KEYS[1], 1, 'NX', 'EX', ARGV[1]) then
+    for i, id in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
+        jobs[i] = {id, redis.call('GET', id)}
+    end
+end
+return jobs
+"""
+
+
+@dataclass(slots=True, eq=False)
+class _Writes:
+    arguments: list[Any] = field(default_factory=list)
+    sent: bool = False
+
+
+class Jobs(RedisQueue):
+    """SAQ's queue and its keys, with what hundreds of jobs do at once done in few round trips.
+
+    SAQ takes, marks and finishes each job by itself, six round trips a job. Here whoever comes
+    while Redis is busy shares the next round trip. A Redis that is away makes it wait and say so
+    now and then; a job whose end could not be written is swept, and found done, later.
+
+    Attributes:
+        open: whether jobs may be taken.
+    """
+
+    def __init__(self, client: Redis, *, name: str, timeout: timedelta) -> None:
+        super().__init__(client, name=name)
+        self.open = True
+        self._timeout_s = math.ceil(timeout.total_seconds())  # 0 would mean for ever
+        self._add = client.register_script(_ADD)
+        self._take = client.register_script(_TAKE)
+        self._apply = client.register_script(_WRITE)
+        self._list = client.register_script(_LIST)
+        self._taking = asyncio.Lock()
+        self._takers = 0
+        self._taken: deque[Job] = deque()
+        self._writing = asyncio.Lock()
+        self._writes = _Writes()
+        self._suspects: set[bytes] = set()
+        self._trouble = Trouble()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"  # SAQ's own, which it logs, tells the URL
+
+    # --- putting in
+
+    async def add(self, keys: Sequence[str]) -> None:
+        same = Job(
+            **_JOB, queue=self, timeout=self._timeout_s, queued=now_ms(), status=Status.QUEUED
+        ).to_dict()
+        for start in range(0, len(keys), _CHUNK):
+            chunk = keys[start : start + _CHUNK]
+            bodies = [same | {"key": key, "kwargs": {"notification_id": key}} for key in chunk]
+            await self._add(
+                keys=[self._incomplete, self._queued, *map(self.job_id, chunk)],
+                args=[self._dump(body) for body in bodies],
+            )
+
+    # --- taking out
+
+    async def dequeue(self, timeout: float = 0.0, poll_interval: float = 0.0) -> Job | None:  # noqa: ASYNC109  SAQ's name for it
+        """One of those who wait here asks Redis, for all of them."""
+        del poll_interval
+        self._takers += 1
+        try:
+            async with self._taking:
+                if not self._taken and self.open:
+                    try:
+                        await self._ask(timeout)
+                    except AWAY as error:
+                        self._trouble.say(error)
+                        await asyncio.sleep(AGAIN_AFTER_S)
+                return self._taken.popleft() if self._taken else None
+        finally:
+            self._takers -= 1
+
+    async def _ask(self, timeout_s: float) -> None:
+        bodies = await self._take(keys=[self._queued, self._active], args=[self._takers])
+        if not bodies:
+            id_ = await self.redis.blmove(
+                self._queued,
+                self._active,
+                timeout_s,  # type: ignore[arg-type]  # Redis takes fractions of a second
+                "LEFT",
+                "RIGHT",
+            )
+            bodies = [] if id_ is None else [await self.redis.get(id_)]
+        # One without a body, or with one of somebody else, stays behind for the sweep.
+        self._taken.extend(job for body in bodies if (job := self._read(body)) is not None)
+
+    def _read(self, body: bytes | None) -> Job | None:
+        try:
+            return self.deserialize(body)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            logger.exception("a job on the queue cannot be read")
+            return None
+
+    # --- keeping the books
+
+    async def update(self, job: Job, **kwargs: Any) -> None:
+        job.touched = now_ms()
+        for name, value in kwargs.items():
+            setattr(job, name, value)
+        await self._write(("SET", job.id, self.serialize(job)))
+
+    async def _finish(
+        self, job: Job, status: Status, *, result: Any = None, error: str | None = None
+    ) -> None:
+        del status, result, error  # they would be kept in the body, and none is kept
+        await self._write(
+            ("LREM", self._active, 1, job.id), ("ZREM", self._incomplete, job.id), ("DEL", job.id)
+        )
+
+    async def _retry(self, job: Job, error: str | None) -> None:
+        # SAQ's word for a worker that stops: the job itself is fine.
+        delay_s = 0.0 if error == "cancelled" else job.next_retry_delay()
+        due_at = time.time() + delay_s if delay_s else 0
+        await self._write(
+            ("LREM", self._active, 1, job.id),
+            ("LREM", self._queued, 1, job.id),
+            ("ZADD", self._incomplete, due_at, job.id),
+            ("SET", job.id, self.serialize(job)),
+            *([] if due_at else [("RPUSH", self._queued, job.id)]),
+        )
+
+    async def notify(self, job: Job) -> None:
+        """Nobody waits for a job to end."""
+
+    async def _write(self, *commands: Sequence[Any]) -> None:
+        """All of the commands at once, in one round trip with those that came meanwhile."""
+        mine = self._writes
+        for command in commands:
+            mine.arguments += (len(command), *command)
+        async with self._writing:
+            if mine.sent:
+                return
+            if self._writes is mine:
+                self._writes = _Writes()
+            try:
+                await self._apply(keys=[self._active], args=mine.arguments)
+            except AWAY as error:
+                self._trouble.say(error)
+            mine.sent = True  # not when cancelled: then the next of them sends it
+
+    # --- upkeep
+
+    async def say_alive(self, worker_id: str) -> None:
+        try:
+            await self.redis.set(self._alive(worker_id), 1, px=int(_DEAD_AFTER_S * 1000))
+        except AWAY as error:
+            self._trouble.say(error)
+
+    async def say_gone(self, worker_id: str) -> None:
+        with suppress(*AWAY):
+            await self.redis.delete(self._alive(worker_id))
+
+    def _alive(self, worker_id: str) -> str:
+        return self.namespace(f"alive:{worker_id}")
+
+    async def sweep(self, lock: int = 60, abort: float = 5.0) -> list[str]:
+        """Give jobs of dead workers, and those that take too long, to somebody else.
+
+        SAQ's own sweep waits until a job's time is over, and then for each job whether somebody
+        aborts it, one after the other.
+        """
+        del abort
+        try:
+            return await self._sweep_once(lock)
+        except AWAY as error:
+            self._trouble.say(error)
+            return []
+
+    async def _sweep_once(self, lock_s: int) -> list[str]:
+        listed = await self._list(keys=[self._sweep, self._active], args=[lock_s])
+        jobs = {id_: self._read(body) for id_, body in listed}
+        alive = await self._who_lives({job.worker_id for job in jobs.values() if job is not None})
+        lost: list[bytes] = []
+        unmarked: set[bytes] = set()
+        swept: list[Awaitable[None]] = []
+        for id_, job in jobs.items():
+            if job is None:
+                swept.append(
+                    self._write(
+                        ("LREM", self._active, 0, id_),
+                        ("ZREM", self._incomplete, id_),
+                        ("DEL", id_),
+                    )
+                )
+            elif job.status is not Status.ACTIVE:
+                # Just taken and about to be marked, or taken by a worker that died before that.
+                unmarked.add(id_)
+                if id_ not in self._suspects:
+                    continue
+                swept.append(self.retry(job, self.swept_error_message))
+            elif not job.stuck and job.worker_id in alive:
+                continue
+            elif job.retryable:
+                swept.append(self.retry(job, self.swept_error_message))
+            else:
+                swept.append(self.finish(job, Status.ABORTED, error=self.swept_error_message))
+            lost.append(id_)
+        if listed:  # otherwise another worker has just swept
+            self._suspects = unmarked
+        if swept:
+            logger.warning("%d jobs lost their worker", len(swept))
+            await asyncio.gather(*swept)
+        return [id_.decode() for id_ in lost]
+
+    async def _who_lives(self, worker_ids: Collection[str | None]) -> set[str]:
+        ids = [id_ for id_ in worker_ids if id_ is not None]
+        if not ids:
+            return set()
+        found = await self.redis.mget([self._alive(id_) for id_ in ids])
+        return {id_ for id_, sign in zip(ids, found, strict=True) if sign is not None}
+
+    async def schedule(self, lock: int = 1) -> list[str]:
+        try:
+            return await super().schedule(lock)
+        except AWAY as error:
+            self._trouble.say(error)
+            return []
+
+    async def jobs(self, job_keys: Iterable[str]) -> list[Job | None]:
+        try:
+            return await super().jobs(job_keys)
+        except AWAY as error:
+            self._trouble.say(error)
+            return []
+
+    async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
+        try:
+            await super().write_worker_info(worker_id, info, ttl)
+        except AWAY as error:
+            self._trouble.say(error)
