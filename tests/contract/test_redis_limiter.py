@@ -1,0 +1,194 @@
+"""What only the limiter on Redis promises: one count for all processes, and to let Redis go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from itertools import chain
+
+import pytest
+from redis.asyncio import Redis
+
+from savannah.adapters.memory import ManualClock, MemoryRateLimiter
+from savannah.adapters.redis_limiter import RedisRateLimiter
+from savannah.domain.notification import Rate
+from servers import own_redis
+
+MINUTE = timedelta(minutes=1)
+THREE = Rate(3, MINUTE)
+
+
+@asynccontextmanager
+async def opened(url, prefix):
+    limiter = RedisRateLimiter(url, prefix=prefix, fallback=MemoryRateLimiter(ManualClock()))
+    try:
+        yield limiter
+    finally:
+        await limiter.close()
+
+
+async def hits(limiter, count, *, key="k", rate=THREE):
+    return [(await limiter.hit(key, rate)).allowed for _ in range(count)]
+
+
+async def until(true):
+    async with asyncio.timeout(5):
+        while not await true():  # noqa: ASYNC110  the server has its own time
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def url(redis_server):
+    return redis_server.url
+
+
+@pytest.fixture
+def prefix(redis_server):
+    return redis_server.fresh_name()
+
+
+async def test_processes_that_hit_at_once_never_get_more_than_the_limit(url, prefix):
+    program = """
+import asyncio, json, sys
+from datetime import timedelta
+from savannah.adapters.memory import ManualClock, MemoryRateLimiter
+from savannah.adapters.redis_limiter import RedisRateLimiter
+from savannah.domain.notification import Rate
+
+async def main():
+    fallback = MemoryRateLimiter(ManualClock())
+    limiters = [
+        RedisRateLimiter(sys.argv[1], prefix=sys.argv[2], fallback=fallback) for _ in range(3)
+    ]
+    rate = Rate(100, timedelta(minutes=1))
+    for limiter in limiters:
+        await limiter.peek("k", rate)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    states = await asyncio.gather(*(limiters[n % 3].hit("k", rate) for n in range(80)))
+    for limiter in limiters:
+        await limiter.close()
+    print(json.dumps([state.remaining for state in states if state.allowed]))
+
+asyncio.run(main())
+"""
+    pipe = asyncio.subprocess.PIPE
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, url, prefix, stdin=pipe, stdout=pipe
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert await process.stdout.readline() == b"ready\n"
+    answers = await asyncio.gather(*(process.communicate(b"\n") for process in processes))
+    remaining = [json.loads(answer) for answer, _ in answers]
+    assert sorted(chain(*remaining)) == list(range(100))
+    assert all(remaining)
+
+
+async def test_limiters_of_different_prefixes_know_nothing_of_each_other(url, redis_server):
+    async with (
+        opened(url, redis_server.fresh_name()) as one,
+        opened(url, redis_server.fresh_name()) as other,
+    ):
+        assert await hits(one, 4) == [True] * 3 + [False]
+        assert await hits(other, 1) == [True]
+
+
+async def test_a_window_ends_by_itself_and_leaves_nothing_behind(url, prefix):
+    short = Rate(1, timedelta(milliseconds=150))
+    async with opened(url, prefix) as limiter, Redis.from_url(url) as client:
+        assert await hits(limiter, 2, rate=short) == [True, False]
+
+        async def is_allowed():
+            return (await limiter.hit("k", short)).allowed
+
+        async def is_gone():
+            return not await client.keys(f"{prefix}*")
+
+        await until(is_allowed)
+        await until(is_gone)
+
+
+async def test_looking_leaves_no_key(url, prefix):
+    async with opened(url, prefix) as limiter, Redis.from_url(url) as client:
+        assert (await limiter.peek("k", THREE)).reset_after == MINUTE
+        assert await client.keys(f"{prefix}*") == []
+
+
+async def test_a_count_without_an_end_gets_one(url, prefix):
+    async with opened(url, prefix) as limiter, Redis.from_url(url) as client:
+        await hits(limiter, 3)
+        (key,) = await client.keys(f"{prefix}*")
+        await client.persist(key)
+        state = await limiter.hit("k", THREE)
+        assert (state.allowed, state.reset_after) == (False, MINUTE)
+        assert await client.pttl(key) > 0
+
+
+async def test_redis_learns_neither_names_nor_addresses(url, prefix):
+    async with opened(url, prefix) as limiter, Redis.from_url(url) as client:
+        await limiter.hit("login:jane@example.com:10.0.0.7", THREE)
+        (key,) = await client.keys(f"{prefix}*")
+        assert b"jane" not in key
+        assert b"10.0.0.7" not in key
+
+
+async def test_without_redis_each_process_counts_by_itself_and_then_joins_again(prefix, caplog):
+    with own_redis() as server:
+        async with opened(server.url, prefix) as limiter:
+            assert await hits(limiter, 2) == [True] * 2
+            server.stop()
+            assert await hits(limiter, 4) == [True] * 3 + [False]
+            assert (await limiter.peek("k", THREE)).remaining == 0
+            await limiter.forget("k")
+            assert (await limiter.peek("k", THREE)).remaining == 3
+            server.start()
+            # It asks again after a while; the server has forgotten everything, the process not.
+            await hits(limiter, 3)
+
+            async def has_joined():
+                return (await limiter.peek("k", THREE)).allowed
+
+            await until(has_joined)
+            assert await hits(limiter, 4) == [True] * 3 + [False]
+    said = [record for record in caplog.records if "does not answer" in record.message]
+    assert len(said) == 1
+
+
+async def test_a_redis_that_hangs_delays_one_moment_of_requests_and_not_the_rest(prefix):
+    many = Rate(1000, MINUTE)
+    with own_redis() as server:
+        async with opened(server.url, prefix) as limiter:
+            await asyncio.gather(*(limiter.hit("k", many) for _ in range(50)))
+            server.freeze()
+            began_at = time.monotonic()
+            assert all(
+                state.allowed
+                for state in await asyncio.gather(*(limiter.hit("k", many) for _ in range(50)))
+            )
+            assert time.monotonic() - began_at < 2
+            began_at = time.monotonic()
+            assert all(await hits(limiter, 200, rate=many))
+            assert time.monotonic() - began_at < 0.4
+            server.thaw()
+
+
+async def test_it_counts_on_a_cluster(redis_cluster, prefix):
+    async with opened(redis_cluster, prefix) as one, opened(redis_cluster, prefix) as other:
+        for key in ("a", "b", "c", "d"):
+            assert await hits(one, 2, key=key) == [True] * 2
+            assert await hits(other, 2, key=key) == [True, False]
+        await one.forget("a")
+        assert (await other.peek("a", THREE)).remaining == 3
+
+
+async def test_a_cluster_that_is_away_is_no_obstacle(prefix):
+    nodes = "redis+cluster://127.0.0.1:1,127.0.0.1:2"
+    async with opened(nodes, prefix) as limiter:
+        assert await hits(limiter, 4) == [True] * 3 + [False]

@@ -1,0 +1,81 @@
+"""The composition: every provider builds, and the same parts are shared."""
+
+import asyncio
+
+import pytest
+from dependency_injector import providers
+
+from savannah.adapters.africastalking import AfricasTalking
+from savannah.adapters.memory import MemoryGateway
+from savannah.application.savannah import Savannah
+from savannah.domain.errors import Unavailable
+from savannah.entrypoints.container import Container, NoGateway, Place, SharedRegistry, opened
+from savannah.entrypoints.settings import parse
+
+HERE = "http://127.0.0.1:8000"
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return parse({"SAVANNAH_DATA_DIR": str(tmp_path)}).prepared()
+
+
+def test_every_provider_builds(settings):
+    async def main():
+        async with opened(
+            settings, Place(public_url=HERE, gateway_url="http://127.0.0.1:1")
+        ) as parts:
+            assert parts.providers
+            for name, provider in parts.providers.items():
+                assert provider() is not None, name
+            assert isinstance(parts.savannah(), Savannah)
+            assert isinstance(parts.gateway(), AfricasTalking)
+
+    asyncio.run(main())
+
+
+def test_what_is_one_thing_is_built_once(settings):
+    async def main():
+        async with opened(settings, Place(public_url=HERE)) as parts:
+            savannah = parts.savannah()
+            assert parts.savannah() is savannah
+            assert parts.notifications() is savannah.notifications
+            assert parts.storage() is savannah.storage
+            assert parts.queue() is parts.queue()
+
+    asyncio.run(main())
+
+
+def test_a_process_that_sends_nothing_has_no_gateway_and_lets_texts_wait(settings):
+    async def main():
+        async with opened(settings, Place(public_url=HERE)) as parts:
+            assert isinstance(parts.gateway(), NoGateway)
+
+    asyncio.run(main())
+
+
+def test_another_gateway_can_stand_behind_the_port(settings):
+    async def main():
+        async with opened(settings, Place(public_url=HERE)) as parts:
+            mine = MemoryGateway()
+            with parts.gateway.override(providers.Object(mine)):
+                assert parts.gateway() is mine
+            assert parts.gateway() is not mine
+
+    asyncio.run(main())
+
+
+def test_a_process_in_company_reads_what_all_have_counted(settings):
+    place = Place(public_url=HERE, in_company=True)
+    assert isinstance(Container(place=providers.Object(place)).registry(), SharedRegistry)
+
+
+def test_a_database_that_does_not_answer_stops_the_opening():
+    settings = parse({"DATABASE_URL": "postgresql://desk@127.0.0.1:1/desk", "DEBUG": "true"})
+
+    async def main():
+        with pytest.raises(Unavailable):
+            async with opened(settings, Place(public_url=HERE)):
+                pass
+
+    asyncio.run(main())

@@ -1,0 +1,174 @@
+"""The outbox of one process: it sends what is due, survives failures, and ends in order."""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from savannah import Caller, MemoryGateway, MemoryStorage, SmsStatus, in_memory
+from savannah.adapters.in_process import InProcessQueue
+from savannah.adapters.memory import NullMetrics
+from savannah.adapters.system import SystemClock, SystemRandomness
+from savannah.application.notifications import Notifications
+from savannah.application.orders import Orders
+from savannah.domain.errors import Unavailable
+from savannah.entrypoints.worker import Outbox
+
+TILL = Caller.staff("till-3")
+GRACE = timedelta(seconds=5)
+
+
+class FlakyStorage(MemoryStorage):
+    """Refuses as long as it is told to."""
+
+    down = False
+
+    def __call__(self, *, reading=False):
+        if self.down:
+            raise Unavailable
+        return super().__call__(reading=reading)
+
+
+class SlowGateway(MemoryGateway):
+    """Answers once it may."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def send(self, sms):
+        self.asked.set()
+        await self.may_answer.wait()
+        return await super().send(sms)
+
+
+class Desk:
+    """Orders and an outbox over the same storage, as one process has them."""
+
+    def __init__(self, *, storage=None, gateway=None, queue=None):
+        self.storage = storage or MemoryStorage()
+        self.gateway = gateway or MemoryGateway()
+        queue = queue or InProcessQueue()
+        self.app = in_memory(storage=self.storage)
+        shared = {
+            "storage": self.storage,
+            "jobs": queue,
+            "clock": SystemClock(),
+            "randomness": SystemRandomness(),
+            "metrics": NullMetrics(),
+            "business": self.app.business,
+        }
+        self.orders = Orders(**shared)
+        self.seen = []
+        self.outbox = Outbox(
+            Notifications(gateway=self.gateway, **shared),
+            queue,
+            watch=lambda depth, age: self.seen.append((depth, age)),
+        )
+
+    async def take(self, count=1):
+        jane = await self.app.customers.create(name="Jane", phone_number="0700123456", by=TILL)
+        return [
+            await self.orders.create(customer=jane.id, item="Lamp", amount=10, by=TILL)
+            for _ in range(count)
+        ]
+
+    async def statuses(self, orders):
+        return [(await self.orders.get(order.id, by=TILL)).sms.status for order in orders]
+
+
+async def come_true(see):
+    async with asyncio.timeout(5):
+        while not see():  # noqa: ASYNC110  what is waited for has no event of its own
+            await asyncio.sleep(0.005)
+
+
+def test_an_order_taken_while_it_runs_is_texted_at_once():
+    async def main():
+        desk = Desk()
+        await desk.outbox.start()
+        await come_true(lambda: desk.seen)
+        await desk.take(3)
+        async with asyncio.timeout(0.9):  # sooner than the next look at the clock
+            await come_true(lambda: len(desk.gateway.sent) == 3)
+        await desk.outbox.stop(grace=GRACE)
+        assert desk.seen == [(0, None)]
+
+    asyncio.run(main())
+
+
+def test_what_waited_before_the_start_is_texted_too():
+    async def main():
+        desk = Desk()
+        orders = await desk.take(2)
+        await desk.outbox.start()
+        await come_true(lambda: len(desk.gateway.sent) == 2)
+        await desk.outbox.stop(grace=GRACE)
+        assert await desk.statuses(orders) == [SmsStatus.SENT] * 2
+
+    asyncio.run(main())
+
+
+def test_storage_that_is_away_for_a_while_stops_nothing(caplog):
+    async def main():
+        desk = Desk(storage=FlakyStorage())
+        await desk.take()
+        desk.storage.down = True
+        await desk.outbox.start()
+        await come_true(lambda: caplog.records)
+        desk.storage.down = False
+        await come_true(lambda: desk.gateway.sent)
+        await desk.outbox.stop(grace=GRACE)
+
+    with caplog.at_level(logging.ERROR, logger="savannah.worker"):
+        asyncio.run(main())
+    assert {record.message for record in caplog.records} == {"the outbox relay failed"}
+    assert all(not record.exc_info for record in caplog.records)
+
+
+def test_stopping_lets_the_attempt_under_way_finish_and_gives_the_others_back():
+    async def main():
+        gateway = SlowGateway()
+        desk = Desk(gateway=gateway, queue=InProcessQueue(batch=1, concurrency=1))
+        orders = await desk.take(3)
+        await desk.outbox.start()
+        await gateway.asked.wait()
+        stopping = asyncio.create_task(desk.outbox.stop(grace=GRACE))
+        for _ in range(50):  # the relay ends; then no further batch begins
+            await asyncio.sleep(0)
+        gateway.may_answer.set()
+        await stopping
+        assert len(gateway.sent) == 1
+        assert sorted(await desk.statuses(orders)) == [SmsStatus.QUEUED] * 2 + [SmsStatus.SENT]
+        await desk.outbox.start()  # nobody has to wait for a lease to end
+        await come_true(lambda: len(gateway.sent) == 3)
+        await desk.outbox.stop(grace=GRACE)
+
+    asyncio.run(main())
+
+
+def test_stopping_twice_is_stopping_once():
+    async def main():
+        desk = Desk()
+        await desk.outbox.stop(grace=GRACE)
+        await desk.outbox.start()
+        await desk.outbox.stop(grace=GRACE)
+        await desk.outbox.stop(grace=GRACE)
+
+    asyncio.run(main())
+
+
+def test_storage_that_is_away_at_the_end_leaves_leases_to_end_by_themselves(caplog):
+    async def main():
+        gateway = SlowGateway()
+        storage = FlakyStorage()
+        desk = Desk(storage=storage, gateway=gateway, queue=InProcessQueue(batch=1, concurrency=1))
+        await desk.take(2)
+        await desk.outbox.start()
+        await gateway.asked.wait()
+        storage.down = True
+        await desk.outbox.stop(grace=timedelta(milliseconds=20))
+
+    with caplog.at_level(logging.WARNING, logger="savannah.worker"):
+        asyncio.run(main())
+    assert "leases were not given back and end by themselves" in [r.message for r in caplog.records]

@@ -1,0 +1,420 @@
+"""Settings: what is read, what is refused and how, and what is kept secret."""
+
+import multiprocessing
+import re
+import stat
+from datetime import time, timedelta
+from pathlib import Path
+
+import pytest
+
+from savannah.domain.access import Role
+from savannah.domain.notification import BudgetAction, QuietHours, Rate
+from savannah.entrypoints import settings as module
+from savannah.entrypoints.settings import (
+    LIVE_GATEWAY,
+    LOCAL_HOSTS,
+    SANDBOX_GATEWAY,
+    SettingsError,
+    environment_for_child,
+    known_variables,
+    load,
+    parse,
+)
+
+SERVER = "postgresql://desk:hunter2@db.example.com:5432/savannah"
+KEY = "kF3xw8Q2mZ7pL0sV5tR9yB4nC6hJ1dGa"
+PRODUCTION = {
+    "DATABASE_URL": SERVER,
+    "SECRET_KEY": KEY,
+    "ALLOWED_HOSTS": "orders.example.com",
+    "PUBLIC_URL": "https://orders.example.com",
+    "AFRICAS_TALKING_USERNAME": "savannah",
+    "AFRICAS_TALKING_API_KEY": "atsk_0123456789abcdef",
+}
+
+
+def problems_of(**values: str) -> dict[str, str]:
+    with pytest.raises(SettingsError) as refused:
+        parse(values)
+    return dict(refused.value.problems)
+
+
+# --- defaults ------------------------------------------------------------------------------------
+
+
+def test_without_any_variable_it_is_a_development_desk_on_embedded_storage():
+    settings = parse({})
+    assert settings.embedded
+    assert settings.debug
+    assert settings.database_url == f"sqlite:///{Path.cwd()}/savannah-data/savannah.db"
+    assert settings.gateway.base_url is None
+    assert settings.registration_open
+    assert settings.registration_role is Role.STAFF
+    assert settings.app_creation_open
+    assert settings.hosts == ("*",)
+    assert settings.login_lock == Rate(5, timedelta(minutes=15))
+    assert (settings.business.region, settings.business.currency) == ("KE", "KES")
+    assert settings.sending_problems() == []
+
+
+def test_with_a_database_server_it_is_production_and_closed():
+    settings = parse(PRODUCTION)
+    assert not settings.embedded
+    assert not settings.debug
+    assert not settings.registration_open
+    assert settings.registration_role is Role.VIEWER
+    assert not settings.app_creation_open
+    assert settings.hosts == ("orders.example.com",)
+    assert settings.unsafe() == []
+
+
+def test_debug_false_alone_leaves_only_this_machines_names_and_the_public_one():
+    assert parse({"DEBUG": "false"}).hosts == LOCAL_HOSTS
+    public = parse({"DEBUG": "false", "PUBLIC_URL": "https://desk.example.com/"})
+    assert public.hosts == (*LOCAL_HOSTS, "desk.example.com")
+    assert public.public_url == "https://desk.example.com"
+
+
+def test_an_empty_variable_counts_as_unset():
+    assert parse(dict.fromkeys(known_variables(), " ")) == parse({})
+
+
+@pytest.mark.parametrize(
+    ("typed", "url"),
+    [
+        ("postgres://u:p@h/d", "postgresql://u:p@h/d"),
+        (
+            "postgresql+asyncpg://u:p@h:5433/d?sslmode=require",
+            "postgresql://u:p@h:5433/d?sslmode=require",
+        ),
+        ("postgresql+psycopg2://u@[::1]/d", "postgresql://u@[::1]/d"),
+        ("postgresql:///d?host=/run/postgresql", "postgresql:///d?host=/run/postgresql"),
+        ("sqlite:////srv/desk.db", "sqlite:////srv/desk.db"),
+        ("sqlite+aiosqlite:////srv/desk.db", "sqlite:////srv/desk.db"),
+        ("sqlite:///desk.db", f"sqlite:///{Path.cwd()}/desk.db"),
+    ],
+)
+def test_every_form_of_a_database_url_is_understood(typed, url):
+    assert parse({"DATABASE_URL": typed, "SECRET_KEY": KEY}).database_url == url
+
+
+@pytest.mark.parametrize(
+    ("values", "url"),
+    [
+        ({}, None),
+        ({"AFRICAS_TALKING_API_KEY": "k"}, SANDBOX_GATEWAY),
+        ({"AFRICAS_TALKING_API_KEY": "k", "AFRICAS_TALKING_USERNAME": "sandbox"}, SANDBOX_GATEWAY),
+        ({"AFRICAS_TALKING_API_KEY": "k", "AFRICAS_TALKING_USERNAME": "shop"}, LIVE_GATEWAY),
+        ({"AFRICAS_TALKING_BASE_URL": "http://127.0.0.1:9000/"}, "http://127.0.0.1:9000"),
+    ],
+)
+def test_the_gateway_follows_from_user_name_and_key(values, url):
+    assert parse(values).gateway.base_url == url
+
+
+@pytest.mark.parametrize(
+    ("values", "may_send"),
+    [
+        ({}, True),
+        ({"AFRICAS_TALKING_BASE_URL": "http://127.0.0.1:9000"}, True),
+        ({"AFRICAS_TALKING_BASE_URL": "http://localhost:9000"}, True),
+        ({"AFRICAS_TALKING_BASE_URL": "https://gateway.example.com"}, False),
+        ({"DATABASE_URL": SERVER, "SECRET_KEY": KEY}, False),
+        ({"DATABASE_URL": SERVER, "SECRET_KEY": KEY, "AFRICAS_TALKING_API_KEY": "k"}, True),
+    ],
+)
+def test_without_a_key_texts_go_to_this_machine_or_nowhere(values, may_send):
+    refused = [name for name, _ in parse(values).sending_problems()]
+    assert refused == ([] if may_send else ["AFRICAS_TALKING_API_KEY"])
+
+
+def test_the_policy_for_texts_is_read_whole():
+    policy = parse(
+        {
+            "QUIET_HOURS": "21:00-07:00",
+            "SMS_PHONE_LIMIT": "off",
+            "SMS_BUDGET_DAILY": "1500.5",
+            "SMS_BUDGET_MONTHLY": "20000",
+            "SMS_BUDGET_ACTION": "skip",
+            "SMS_MAX_SEGMENTS": "2",
+            "SMS_MAX_ATTEMPTS": "3",
+            "SMS_RETRY_BASE_S": "0.5",
+            "SMS_PAUSE_S": "60",
+            "SMS_UNKNOWN": "resend",
+            "SMS_UNKNOWN_WAIT_S": "30",
+            "TIME_ZONE": "Africa/Kampala",
+        }
+    ).business.policy
+    assert policy.quiet_hours == QuietHours(time(21), time(7))
+    assert policy.phone_limit is None
+    assert (policy.budget_daily, policy.budget_monthly) == (15_005_000, 200_000_000)
+    assert policy.budget_action is BudgetAction.SKIP
+    assert (policy.max_segments, policy.max_attempts) == (2, 3)
+    assert policy.retry_base == timedelta(milliseconds=500)
+    assert policy.pause == timedelta(minutes=1)
+    assert (policy.resend_unknown, policy.unknown_wait) == (True, timedelta(seconds=30))
+    assert policy.zone.key == "Africa/Kampala"
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+BAD = {
+    "DEBUG": "maybe",
+    "DATABASE_URL": "mysql://root@db/savannah",
+    "DATABASE_REPLICA_URLS": f"{SERVER},sqlite:///x.db",
+    "DATABASE_POOL_SIZE": "0",
+    "DATABASE_PREPARED_STATEMENTS": "2",
+    "ALLOWED_HOSTS": "https://orders.example.com",
+    "PUBLIC_URL": "orders.example.com",
+    "CORS_ALLOWED_ORIGINS": "https://a.example.com/path",
+    "TRUSTED_PROXIES": "10.0.0.1/8",
+    "REDIS_URL": "http://localhost:6379",
+    "AFRICAS_TALKING_API_KEY": "two words",
+    "AFRICAS_TALKING_SENDER_ID": "A" * 21,
+    "AFRICAS_TALKING_BASE_URL": "ftp://gateway",
+    "AFRICAS_TALKING_CALLBACK_TOKEN": "short",
+    "SMS_TIMEOUT_S": "3",
+    "DEFAULT_PHONE_REGION": "ZZ",
+    "DEFAULT_CURRENCY": "EUR",
+    "ALLOWED_CURRENCIES": "KES,Shilling",
+    "DEFAULT_LOCALE": "fr",
+    "TIME_ZONE": "Africa",
+    "QUIET_HOURS": "21-7",
+    "SMS_PHONE_LIMIT": "20",
+    "SMS_BUDGET_DAILY": "-1",
+    "SMS_BUDGET_MONTHLY": "0",
+    "SMS_BUDGET_ACTION": "stop",
+    "SMS_MAX_SEGMENTS": "11",
+    "SMS_MAX_ATTEMPTS": "1.5",
+    "SMS_RETRY_BASE_S": "0",
+    "SMS_PAUSE_S": "soon",
+    "SMS_UNKNOWN": "retry",
+    "SMS_UNKNOWN_WAIT_S": "nan",
+    "REGISTRATION": "ajar",
+    "REGISTRATION_ROLE": "admin",
+    "APP_CREATION": "closed",
+    "ACCESS_TOKEN_TTL": "1h",
+    "LOGIN_LOCK": "5 in 15min",
+    "RATE_LIMIT": "600 per minute",
+    "RATE_LIMIT_AUTH": "0/min",
+    "REQUIRE_IF_MATCH": "sometimes",
+    "OIDC_TRUSTED_ISSUERS": '[{"issuer": "https://id.example.com"}]',
+    "LOG_LEVEL": "LOUD",
+    "LOG_FORMAT": "xml",
+    "SENTRY_DSN": "sentry",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_value_that_does_not_parse_is_refused_with_its_name_and_rule(name):
+    problems = problems_of(**{name: BAD[name]})
+    assert list(problems) == [name]
+    assert re.match("must be ", problems[name])
+
+
+def test_every_bad_variable_is_told_at_once():
+    assert set(problems_of(**BAD)) == set(BAD)
+
+
+def test_every_variable_is_tried_with_a_bad_value_unless_it_takes_any_text(tmp_path):
+    takes_any = {"SECRET_KEY", "AFRICAS_TALKING_USERNAME", "SAVANNAH_DATA_DIR"}
+    assert set(BAD) | takes_any == set(known_variables())
+    (tmp_path / "file").touch()
+    assert set(problems_of(SAVANNAH_DATA_DIR=str(tmp_path / "file"))) == {"SAVANNAH_DATA_DIR"}
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "postgresql://",
+        "postgresql://host",
+        "postgresql://host:port/name",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "savannah.db",
+    ],
+)
+def test_a_database_url_without_its_parts_is_refused(typed):
+    assert set(problems_of(DATABASE_URL=typed, SECRET_KEY=KEY)) == {"DATABASE_URL"}
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "redis://localhost",
+        "rediss://user:pass@cache.example.com:6380/2",
+        "redis+cluster://a:7000,b:7000,[::1]:7000",
+    ],
+)
+def test_a_job_server_is_checked_and_said_to_be_unused(typed):
+    settings = parse({"REDIS_URL": typed})
+    assert settings.unused == ("REDIS_URL",)
+    assert any("REDIS_URL" in remark for remark in settings.remarks())
+
+
+def test_several_hosts_are_a_cluster_only_where_it_is_said():
+    assert set(problems_of(REDIS_URL="redis://a:7000,b:7000")) == {"REDIS_URL"}
+
+
+def test_production_without_a_secret_key_is_refused():
+    assert set(problems_of(DATABASE_URL=SERVER)) == {"SECRET_KEY"}
+    assert set(problems_of(DATABASE_URL=SERVER, DEBUG="no")) == {"SECRET_KEY"}
+    assert parse({"DATABASE_URL": SERVER, "DEBUG": "yes"}).secret_key is None
+
+
+def test_replicas_need_a_server():
+    assert set(problems_of(DATABASE_REPLICA_URLS=SERVER)) == {"DATABASE_REPLICA_URLS"}
+    assert parse(PRODUCTION | {"DATABASE_REPLICA_URLS": SERVER}).database_replica_urls == (SERVER,)
+
+
+def test_currencies_without_the_default_one_need_another_default():
+    assert set(problems_of(ALLOWED_CURRENCIES="UGX,USD")) == {"DEFAULT_CURRENCY"}
+    assert (
+        parse({"ALLOWED_CURRENCIES": "UGX", "DEFAULT_CURRENCY": "ugx"}).business.currency == "UGX"
+    )
+
+
+def test_an_open_door_in_production_is_remarked_on():
+    settings = parse(PRODUCTION | {"REGISTRATION": "open"})
+    assert [remark for remark in settings.remarks() if remark.startswith("REGISTRATION is open")]
+    assert parse({}).remarks() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"DEBUG": "true"}, "DEBUG"),
+        ({"SECRET_KEY": "short"}, "SECRET_KEY"),
+        ({"SECRET_KEY": "a" * 40}, "SECRET_KEY"),
+        ({"ALLOWED_HOSTS": "*"}, "ALLOWED_HOSTS"),
+        ({"ALLOWED_HOSTS": ""}, "ALLOWED_HOSTS"),
+        ({"PUBLIC_URL": "http://orders.example.com"}, "PUBLIC_URL"),
+        ({"REGISTRATION": "open"}, "REGISTRATION"),
+        ({"APP_CREATION": "open"}, "APP_CREATION"),
+        ({"RATE_LIMIT": "off"}, "RATE_LIMIT"),
+        ({"RATE_LIMIT_AUTH": "off"}, "RATE_LIMIT_AUTH"),
+        ({"LOGIN_LOCK": "off"}, "LOGIN_LOCK"),
+        ({"CORS_ALLOWED_ORIGINS": "*"}, "CORS_ALLOWED_ORIGINS"),
+        ({"AFRICAS_TALKING_API_KEY": ""}, "AFRICAS_TALKING_API_KEY"),
+        ({"AFRICAS_TALKING_BASE_URL": "http://gateway.example.com"}, "AFRICAS_TALKING_BASE_URL"),
+    ],
+)
+def test_what_is_unsafe_in_production_is_named(change, name):
+    assert name in [named for named, _ in parse(PRODUCTION | change).unsafe()]
+
+
+# --- secrets -------------------------------------------------------------------------------------
+
+
+def test_no_secret_shows_when_settings_are_printed():
+    values = PRODUCTION | {
+        "AFRICAS_TALKING_CALLBACK_TOKEN": "callback-token-0123",
+        "DATABASE_REPLICA_URLS": SERVER,
+    }
+    printed = repr(parse(values))
+    for secret in ("hunter2", KEY, "atsk_0123456789abcdef", "callback-token-0123"):
+        assert secret not in printed
+
+
+def test_no_secret_shows_when_settings_are_refused():
+    with pytest.raises(SettingsError) as refused:
+        parse(
+            {
+                "DATABASE_URL": "postgresql://desk:hunter2@db.example.com:port/savannah",
+                "AFRICAS_TALKING_API_KEY": "atsk key",
+                "REDIS_URL": "redis://:hunter2@h h",
+            }
+        )
+    told = str(refused.value) + repr(refused.value)
+    assert "hunter2" not in told
+    assert "atsk" not in told
+
+
+def test_the_secret_key_is_made_once_and_kept_for_its_owner_alone(tmp_path):
+    settings = parse({"SAVANNAH_DATA_DIR": str(tmp_path / "data")})
+    first, second = settings.prepared(), settings.prepared()
+    assert first.secret_key == second.secret_key
+    assert first.callback_secret == second.callback_secret
+    kept = tmp_path / "data" / "secret-key"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    assert kept.read_text() == first.secret_key
+    assert [file.name for file in kept.parent.iterdir()] == ["secret-key"]
+
+
+def _key_of(folder: str) -> str | None:
+    return parse({"SAVANNAH_DATA_DIR": folder}).prepared().secret_key
+
+
+def test_several_starters_at_once_agree_on_one_key(tmp_path):
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        keys = pool.map(_key_of, [str(tmp_path / "data")] * 16, chunksize=1)
+    assert len(set(keys)) == 1
+
+
+def test_a_damaged_key_file_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "secret-key").write_text("x")
+    with pytest.raises(SettingsError, match="damaged"):
+        _key_of(str(tmp_path))
+    assert (tmp_path / "secret-key").read_text() == "x"
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError) as refused:
+        parse({"SAVANNAH_DATA_DIR": str(tmp_path / "file" / "data")}).prepared()
+    assert refused.value.problems[0][0] in {"SAVANNAH_DATA_DIR", "DATABASE_URL"}
+
+
+def test_derived_keys_tell_nothing_about_each_other():
+    settings = parse(PRODUCTION)
+    cursors, callbacks = settings.derived_key("cursors"), settings.derived_key("callbacks")
+    assert len(cursors) == len(callbacks) == 32
+    assert cursors != callbacks
+    assert parse(PRODUCTION | {"SECRET_KEY": KEY[::-1]}).derived_key("cursors") != cursors
+
+
+def test_a_callback_token_of_the_operators_own_is_used_as_it_is():
+    settings = parse(PRODUCTION | {"AFRICAS_TALKING_CALLBACK_TOKEN": "our-own-callback-token"})
+    assert settings.callback_secret == "our-own-callback-token"
+    assert re.fullmatch("[0-9a-f]{40}", parse(PRODUCTION).callback_secret)
+
+
+# --- where they come from ------------------------------------------------------------------------
+
+
+def test_the_env_file_is_read_and_the_environment_wins(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text(
+        "# our desk\nDEFAULT_CURRENCY=UGX\nexport LOG_LEVEL='WARNING'\nSECRET_KEY=a$b${c}#d\n"
+    )
+    monkeypatch.setenv("LOG_LEVEL", "ERROR")
+    settings = load(tmp_path)
+    assert settings.business.currency == "UGX"
+    assert settings.log_level == "ERROR"
+    assert settings.secret_key == "a$b${c}#d"
+
+
+def test_a_line_of_the_env_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / ".env").write_text("DEBUG=true\nthis is no setting\n")
+    with pytest.raises(SettingsError) as refused:
+        load(tmp_path)
+    assert refused.value.problems == ((".env", "line 2 must be written NAME=value"),)
+
+
+def test_a_child_gets_the_settings_named_and_none_of_ours(monkeypatch):
+    monkeypatch.setenv("DEBUG", "false")
+    monkeypatch.setenv("SAVANNAH_SUPERUSER_PASSWORD", "x")
+    monkeypatch.setenv("UNRELATED", "kept")
+    environment = environment_for_child(LOG_LEVEL="ERROR")
+    assert environment["UNRELATED"] == "kept"
+    assert {name for name in environment if name in known_variables()} == {"LOG_LEVEL"}
+    assert "SAVANNAH_SUPERUSER_PASSWORD" not in environment
+
+
+def test_the_example_file_names_every_variable_and_is_valid_when_switched_on():
+    example = (Path(module.__file__).parents[3] / ".env.example").read_text(encoding="utf-8")
+    values = dict(re.findall(r"^# ([A-Z_]+)=(.*)$", example, re.MULTILINE))
+    assert set(values) == {*known_variables(), "SAVANNAH_SUPERUSER_PASSWORD"}
+    assert parse(values) == parse({})
