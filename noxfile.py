@@ -62,7 +62,9 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def embedding(session: nox.Session) -> None:
     """The wheel without any extra, in an empty environment: the ten lines must run."""
-    session.run("uv", "build", "--wheel", "--quiet", "--out-dir", session.create_tmp(), external=True)
+    session.run(
+        "uv", "build", "--wheel", "--quiet", "--out-dir", session.create_tmp(), external=True
+    )
     wheel = next(Path(session.create_tmp()).glob("*.whl"))
     session.run_install("uv", "pip", "install", "--quiet", str(wheel), external=True)
     session.run("python", "tests/architecture/embedded_program.py")

@@ -6,7 +6,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -332,6 +332,8 @@ def test_other_rates_are_refused(typed):
     st.lists(waits(most=timedelta(hours=2)), max_size=8),
     st.integers(1, 4),
 )
+@example(NOW, [timedelta(hours=1)], 1)  # just free again
+@example(NOW, [timedelta(hours=1) - INSTANT], 1)
 def test_the_phone_limit_lets_the_next_text_go_at_the_first_free_moment(now, ago, count):
     window = timedelta(hours=1)
     texted = [now - wait for wait in ago]

@@ -648,13 +648,13 @@ async def test_the_answer_to_an_attempt_that_was_given_up_changes_nothing(open_d
     second = asyncio.create_task(desk.notifications.dispatch_due())
     await desk.gateway.reached_by(JANE, JANE)
     to_first, to_second = desk.gateway.waiting[JANE]
-    to_second.set_result(Accepted(provider_id="second"))
-    await second
-    settled = await desk.message(order)
     to_first.set_result(RefusedSms(kind=RefusalKind.NUMBER, code="403"))
     await first
-    assert await desk.message(order) == settled
-    assert (settled.status, settled.attempts) == (SmsStatus.SENT, 2)
+    assert (await desk.message(order)).status is SmsStatus.SENDING
+    to_second.set_result(Accepted(provider_id="second"))
+    await second
+    message = await desk.message(order)
+    assert (message.status, message.attempts) == (SmsStatus.SENT, 2)
 
 
 async def test_outcomes_that_cannot_be_kept_do_not_stop_the_others(open_desk, rigged, caplog):
@@ -817,6 +817,17 @@ async def test_reports_teach_whether_a_phone_can_be_reached(desk, word, reason, 
     await desk.notifications.record_report(report("memory-1", word, failure_reason=reason))
     after = await desk.customers.get(order.customer_id, by=desk.viewer)
     assert (after.reachability, after.version) == (learnt, before.version)
+
+
+async def test_a_repeated_report_does_not_unlearn_what_came_after_it(desk):
+    jane = await desk.customer()
+    absent = report("memory-1", "failed", failure_reason="AbsentSubscriber")
+    for heard in (absent, report("memory-2", "delivered"), absent):
+        await desk.order(jane)
+        await desk.notifications.dispatch_due()
+        await desk.notifications.record_report(heard)
+    after = await desk.customers.get(jane.id, by=desk.viewer)
+    assert after.reachability is Reachability.REACHABLE
 
 
 async def test_a_report_about_an_old_phone_teaches_nothing_about_the_new_one(desk):

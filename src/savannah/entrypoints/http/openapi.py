@@ -262,12 +262,10 @@ def describe(handlers: Mapping[str, Iterable[HTTPRouteHandler]]) -> Json:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
-        "tags": [
-            {"name": tag, **({"description": _TAGS[tag]} if tag in _TAGS else {})} for tag in tags
-        ],
+        "tags": [{"name": tag, "description": _TAGS[tag]} for tag in tags],
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": _schemas(structs, merged={each.body for each in operations if each.merge}),
+            "schemas": _schemas(structs),
             "responses": {
                 f"Problem{status}": _refusal(status, codes)
                 for status, codes in sorted(_codes().items())
@@ -440,14 +438,10 @@ def _codes() -> dict[int, set[str]]:
     return found
 
 
-def _schemas(structs: Iterable[type[msgspec.Struct]], *, merged: Iterable[object]) -> Json:
+def _schemas(structs: Iterable[type[msgspec.Struct]]) -> Json:
     ordered = sorted(structs, key=lambda struct: struct.__name__)
     _, components = msgspec.json.schema_components(ordered, ref_template=_SCHEMAS)
     found = {name: _tidied(schema) for name, schema in components.items()}
-    for struct in merged:
-        # In a merge patch an absent member means no change, whatever the struct says.
-        for schema in found[getattr(struct, "__name__", "")]["properties"].values():
-            schema.pop("default", None)
     found |= {"Problem": _PROBLEM, "ProblemEntry": _PROBLEM_ENTRY}
     return {
         name: {**schema, "examples": [EXAMPLES[name]]} if name in EXAMPLES else schema
