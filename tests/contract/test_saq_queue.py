@@ -358,6 +358,20 @@ async def test_redis_may_go_come_back_empty_and_hang(name, ids, caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+async def test_a_job_forgotten_while_it_runs_and_queued_anew_runs_anew(url, name, ids):
+    desk = Desk()
+    desk.gate.clear()
+    async with working(url, name, desk, worker={"batch": 1, "concurrency": 1}) as (queue, _):
+        await queue.enqueue(ids[:1])
+        await until(lambda: desk.batches)
+        async with Redis.from_url(url) as client:
+            await client.delete(*[key async for key in client.scan_iter(match=f"*{name}*")])
+        await queue.enqueue(ids[:1])
+        desk.gate.set()
+        await until(lambda: len(desk.done) == 2)
+        await until_empty(url, name)
+
+
 async def test_a_worker_started_and_stopped_without_redis_waits_for_it(name, ids):
     desk = Desk()
     with own_redis() as server:

@@ -57,12 +57,28 @@ for i = 1, tonumber(ARGV[1]) do
 end
 return taken
 """
-# Each command comes with its length before it. KEYS[1] only says where they all belong.
+# Each command comes with its length before it. A job that Redis forgot while it ran, and that was
+# queued anew meanwhile, is left alone by the end of its first run.
 _WRITE: Final = """
+local active, incomplete = KEYS[1], KEYS[2]
+local function finish(id, worker, started)
+    local body = redis.call('GET', id)
+    if body then
+        local read, job = pcall(cjson.decode, body)
+        if read and (job.worker_id ~= worker or job.started ~= tonumber(started)) then return end
+    end
+    redis.call('LREM', active, 1, id)
+    redis.call('ZREM', incomplete, id)
+    redis.call('DEL', id)
+end
 local at = 1
 while at <= #ARGV do
     local length = tonumber(ARGV[at])
-    redis.call(unpack(ARGV, at + 1, at + length))
+    if ARGV[at + 1] == 'FINISH' then
+        finish(ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+    else
+        redis.call(unpack(ARGV, at + 1, at + length))
+    end
     at = at + length + 1
 end
 """
@@ -178,9 +194,7 @@ class Jobs(RedisQueue):
         self, job: Job, status: Status, *, result: Any = None, error: str | None = None
     ) -> None:
         del status, result, error  # they would be kept in the body, and none is kept
-        await self._write(
-            ("LREM", self._active, 1, job.id), ("ZREM", self._incomplete, job.id), ("DEL", job.id)
-        )
+        await self._write(("FINISH", job.id, job.worker_id or "", job.started))
 
     async def _retry(self, job: Job, error: str | None) -> None:
         # SAQ's word for a worker that stops: the job itself is fine.
@@ -208,7 +222,7 @@ class Jobs(RedisQueue):
             if self._writes is mine:
                 self._writes = _Writes()
             try:
-                await self._apply(keys=[self._active], args=mine.arguments)
+                await self._apply(keys=[self._active, self._incomplete], args=mine.arguments)
             except AWAY as error:
                 self._trouble.say(error)
             mine.sent = True  # not when cancelled: then the next of them sends it

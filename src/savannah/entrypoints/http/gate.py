@@ -29,6 +29,7 @@ log = logging.getLogger("savannah.access")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 # Probes come by address and plain http, whatever the public name is.
+_SIMULATOR: Final = "/simulator"
 _PROBES: Final = ("/api/auth/health", "/health/", "/metrics")
 _HSTS: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 _ALWAYS: Final = (
@@ -101,9 +102,12 @@ class Gate:
                 await _refuse(send_on, *refusal)
         finally:
             seconds = time.perf_counter() - started
-            route = str(scope.get("path_template") or "unmatched")
+            simulated = bool(self._local) and scope["path"].startswith(_SIMULATOR)
+            known = scope.get("path_template") or "unmatched"
+            route = _SIMULATOR if simulated else str(known)
             self._metrics.request(method, route, status, seconds)
-            log.info(
+            log.log(
+                logging.DEBUG if simulated else logging.INFO,  # its page asks every second
                 "request",
                 extra={
                     "method": method,
