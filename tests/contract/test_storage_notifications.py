@@ -519,6 +519,10 @@ async def test_a_text_counts_for_the_phone_it_was_handed_to_last(
         found = await uow.notifications.texted_at([PHONE, OTHER_PHONE], after=at - SECOND)
         assert not found.get(PHONE)
         assert list(found[OTHER_PHONE]) == [at + MINUTE]
+    await change(replace(after, handed_at=at + MINUTE, to=None, text=None))  # erased
+    async with storage(reading=True) as uow:
+        found = await uow.notifications.texted_at([PHONE, OTHER_PHONE], after=at - SECOND)
+        assert not any(found.values())
 
 
 async def test_spending_adds_up_by_currency_since_a_moment(storage, make, keep, order):
@@ -631,6 +635,25 @@ async def test_early_reports_are_handed_out_once_when_their_id_is_known(storage,
     async with storage() as uow:
         assert list(await uow.notifications.kept_reports(["p-1", "p-2"])) == []
         assert not await uow.notifications.keep_report(second, matched=False)
+
+
+async def test_a_kept_report_whose_id_became_known_meanwhile_is_found(storage, make, order, keep):
+    message = make.message(order)
+    await keep(message)
+    async with storage() as uow:
+        for early in (make.report("p-1"), make.report("p-1", word="Sent"), make.report("p-2")):
+            await uow.notifications.keep_report(early, matched=False)
+        await uow.commit()
+    async with storage() as uow:
+        assert list(await uow.notifications.overtaken(most=10)) == []
+        await uow.notifications.save(replace(message, provider_id="p-1"))
+        await uow.commit()
+    async with storage() as uow:
+        assert list(await uow.notifications.overtaken(most=10)) == ["p-1"]
+        assert len(await uow.notifications.kept_reports(["p-1"])) == 2
+        await uow.commit()
+    async with storage() as uow:
+        assert list(await uow.notifications.overtaken(most=10)) == []
 
 
 async def test_a_pause_is_set_changed_and_lifted(storage, make):

@@ -1,15 +1,26 @@
 """The composition: every provider builds, and the same parts are shared."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from dependency_injector import providers
 
 from savannah.adapters.africastalking import AfricasTalking
+from savannah.adapters.in_process import InProcessQueue
 from savannah.adapters.memory import MemoryGateway
+from savannah.adapters.redis_limiter import RedisRateLimiter
+from savannah.adapters.saq_queue import SaqQueue
 from savannah.application.savannah import Savannah
 from savannah.domain.errors import Unavailable
-from savannah.entrypoints.container import Container, NoGateway, Place, SharedRegistry, opened
+from savannah.entrypoints.container import (
+    Container,
+    NoGateway,
+    Place,
+    SharedRegistry,
+    opened,
+    saq_queue,
+)
 from savannah.entrypoints.settings import parse
 
 HERE = "http://127.0.0.1:8000"
@@ -52,6 +63,22 @@ def test_a_process_that_sends_nothing_has_no_gateway_and_lets_texts_wait(setting
             assert isinstance(parts.gateway(), NoGateway)
 
     asyncio.run(main())
+
+
+def test_with_redis_limits_are_shared_and_jobs_go_to_workers(settings):
+    redis = replace(settings, redis_url="redis://127.0.0.1:1")
+
+    async def main():
+        async with opened(redis, Place(public_url=HERE)) as parts:
+            assert isinstance(parts.limiter(), RedisRateLimiter)
+            assert isinstance(parts.queue(), InProcessQueue)
+        served = replace(redis, database_url="postgresql://nobody@127.0.0.1:1/none")
+        with pytest.raises(Unavailable):
+            async with opened(served, Place(public_url=HERE)):
+                raise AssertionError
+
+    asyncio.run(main())
+    assert isinstance(saq_queue("redis://127.0.0.1:1"), SaqQueue)
 
 
 def test_another_gateway_can_stand_behind_the_port(settings):

@@ -761,6 +761,22 @@ async def test_a_report_that_comes_before_the_answer_is_not_lost(open_desk, word
     assert await desk.message(order) == message
 
 
+@pytest.mark.parametrize(
+    ("word", "status"), [("delivered", SmsStatus.DELIVERED), ("sent", SmsStatus.SENT)]
+)
+async def test_a_report_committed_in_the_instant_of_the_answer_is_found_by_the_sweep(
+    desk, word, status
+):
+    order, message = await sent_order(desk)
+    async with desk.storage() as uow:  # it had looked for the id before that was known
+        await uow.notifications.keep_report(report(message.provider_id, word), matched=False)
+        await uow.commit()
+    await desk.notifications.sweep()
+    assert (await desk.message(order)).status is status
+    await desk.notifications.sweep()
+    assert desk.counts.texts[SmsEvent.ORDER_CREATED, SmsStatus.SENT] == 1
+
+
 async def test_a_report_with_an_unknown_word_is_kept_and_changes_nothing(desk, caplog):
     order, message = await sent_order(desk)
     await desk.notifications.record_report(report("memory-1", "Teleported"))

@@ -63,6 +63,7 @@ class Desk:
         self.outbox = Outbox(
             Notifications(gateway=self.gateway, **shared),
             queue,
+            queue,
             watch=lambda depth, age: self.seen.append((depth, age)),
         )
 

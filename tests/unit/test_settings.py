@@ -248,10 +248,11 @@ def test_a_database_url_without_its_parts_is_refused(typed):
         "redis+cluster://a:7000,b:7000,[::1]:7000",
     ],
 )
-def test_a_job_server_is_checked_and_said_to_be_unused(typed):
-    settings = parse({"REDIS_URL": typed})
-    assert settings.unused == ("REDIS_URL",)
-    assert any("REDIS_URL" in remark for remark in settings.remarks())
+def test_workers_carry_jobs_only_where_the_database_is_a_server_too(typed):
+    alone = parse({"REDIS_URL": typed})
+    assert (alone.redis_url, alone.has_workers) == (typed, False)
+    assert parse({"REDIS_URL": typed, "DATABASE_URL": SERVER, "SECRET_KEY": KEY}).has_workers
+    assert typed not in repr(alone)
 
 
 def test_several_hosts_are_a_cluster_only_where_it_is_said():

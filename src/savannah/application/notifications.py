@@ -151,7 +151,10 @@ class Notifications:
         return max(due, pause.until)
 
     async def sweep(self, *, most: int = 500) -> Swept:
-        """Find attempts that died with their process, and what follows an unknown outcome."""
+        """Find attempts that died with their process, and what follows an unknown outcome.
+
+        Also reports that were committed in the same instant as the answer to their send.
+        """
         now = self._clock.now()
         async with self._storage() as uow:
             stuck = await uow.notifications.stuck(handed_before=now - self._stuck_after, most=most)
@@ -165,6 +168,11 @@ class Notifications:
                 ]
             if changed := lost + retried:
                 await uow.notifications.save(*changed)
+            late = await uow.notifications.overtaken(most=most)
+            for report in await uow.notifications.kept_reports(late) if late else ():
+                told = await uow.notifications.by_provider_id(report.provider_id)
+                if told is not None and (after := await self._heed(uow, told, report)) is not None:
+                    changed.append(after)
             expired = await uow.idempotency.forget_expired(now=now)
             await uow.commit()
         self._count(changed)
@@ -388,16 +396,23 @@ class Notifications:
                 message = candidates[0] if len(candidates) == 1 else None
             is_new = await uow.notifications.keep_report(report, matched=message is not None)
             if is_new and message is not None:
-                reported = message.reported(report)
-                if reported is not message:
-                    after = reported
-                    await uow.notifications.save(after)
-                await self._learn(uow, message, report.reachability)
+                after = await self._heed(uow, message, report)
             await uow.commit()
         if report.report is None:
             log.warning("a delivery report with an unknown word", extra={"word": report.word[:40]})
         if after is not None:
             self._count([after])
+
+    async def _heed(
+        self, uow: UnitOfWork, message: Notification, report: DeliveryReport
+    ) -> Notification | None:
+        """Keep what a report says about a message; the message, if that changed it."""
+        await self._learn(uow, message, report.reachability)
+        after = message.reported(report)
+        if after is message:
+            return None
+        await uow.notifications.save(after)
+        return after
 
     async def _learn(
         self, uow: UnitOfWork, message: Notification, taught: Reachability | None

@@ -263,6 +263,14 @@ class Notifications(Protocol):
         """Reports that came before we knew the ids, oldest first; they count as matched now."""
 
     @abstractmethod
+    async def overtaken(self, *, most: int) -> Sequence[str]:
+        """Provider ids that are known by now and still have kept reports.
+
+        A report and the answer to its send can be committed in the same instant, and neither
+        sees the other.
+        """
+
+    @abstractmethod
     async def pause(self) -> Pause | None:
         """The gateway's trouble, if any."""
 

@@ -100,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--no-worker", action="store_true", help="serve only; texts wait for another process"
     )
+    worker = add("worker", _worker, "Send the texts: a job worker on Redis.")
+    worker.add_argument("--concurrency", type=_count, default=4, metavar="N", help="batches (4)")
     migrate = add("migrate", _migrate, "Bring the database schema up to date.")
     migrate.add_argument("--check", action="store_true", help="only say whether it is")
     add("demo", _demo, "Play the whole story, from a first account to a text on a handset.")
@@ -207,6 +209,18 @@ def _serve(options: argparse.Namespace) -> int:
         workers=options.workers,
         sends=not options.no_worker,
         announce=lambda url: print(f"Savannah is ready on {url}", flush=True),
+    )
+    return DONE
+
+
+def _worker(options: argparse.Namespace) -> int:
+    settings = _settings()
+    from savannah.entrypoints.serve import work
+
+    work(
+        settings,
+        concurrency=options.concurrency,
+        announce=lambda: print("Savannah is sending", flush=True),
     )
     return DONE
 
@@ -412,7 +426,7 @@ async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
 
     from savannah.adapters.sql import SqlStorage, schema_is_current
     from savannah.domain.errors import Unavailable
-    from savannah.entrypoints.container import africas_talking
+    from savannah.entrypoints.container import africas_talking, saq_queue
 
     rows: list[tuple[str, str, str]] = []
     storage = SqlStorage.open(settings.database_url, pool_size=1)
@@ -429,7 +443,18 @@ async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
         rows.append(("database", "FAILED", error.detail))
     finally:
         await storage.close()
-    rows.append(("redis", "disabled", "jobs are carried in-process"))
+    if settings.redis_url is None:
+        rows.append(("redis", "disabled", "jobs are carried in-process"))
+    else:
+        queue = saq_queue(settings.redis_url)
+        try:
+            await queue.ping()
+            rows.append(("redis", "ok", "jobs and limits" if settings.has_workers else "limits"))
+        except Unavailable as error:
+            rows.append(("redis", "FAILED", error.detail))
+        finally:
+            await queue.close()
+    rows.append(("callbacks", "note", f"{_callbacks(settings)}/delivery/"))
     if settings.gateway.base_url is None:
         if settings.embedded:
             rows.append(("gateway", "note", "simulated; it runs with `savannah serve`"))
@@ -445,6 +470,12 @@ async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
     finally:
         await gateway.aclose()
     return rows
+
+
+def _callbacks(settings: Settings) -> str:
+    from savannah.entrypoints.serve import callback_root
+
+    return callback_root(settings, settings.public_url or "http://127.0.0.1:8000")
 
 
 def _openapi(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dependency_injector import containers, providers
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -29,12 +29,16 @@ from savannah.application.customers import Customers
 from savannah.application.identity import Identity, IdentitySettings
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
-from savannah.application.ports import Sms, SmsGateway
+from savannah.application.ports import RateLimiter, Sms, SmsGateway
 from savannah.application.reports import Reports
 from savannah.application.savannah import Savannah
 from savannah.domain.errors import Unavailable
 from savannah.domain.notification import Outcome, RefusalKind, RefusedSms
 from savannah.entrypoints.settings import GatewaySettings, Settings
+
+if TYPE_CHECKING:
+    from savannah.adapters.redis_limiter import RedisRateLimiter
+    from savannah.adapters.saq_queue import SaqQueue
 
 AUDIENCE: Final = "savannah"
 # The simulated gateway takes any key; a live one is never asked without one of its own.
@@ -87,6 +91,20 @@ def africas_talking(settings: GatewaySettings, base_url: str) -> AfricasTalking:
     )
 
 
+def saq_queue(url: str) -> SaqQueue:
+    """The queue on that Redis; what it needs is loaded only where there is one."""
+    from savannah.adapters.saq_queue import SaqQueue
+
+    return SaqQueue(url)
+
+
+def redis_limiter(url: str, fallback: RateLimiter) -> RedisRateLimiter:
+    """The limiter on that Redis, and the one that counts while it is away."""
+    from savannah.adapters.redis_limiter import RedisRateLimiter
+
+    return RedisRateLimiter(url, fallback=fallback)
+
+
 def _identity_settings(settings: Settings) -> IdentitySettings:
     return IdentitySettings(
         registration_open=settings.registration_open,
@@ -112,8 +130,17 @@ class Container(containers.DeclarativeContainer):
         shared=providers.Singleton(SharedRegistry),
     )
     metrics = providers.Singleton(PrometheusMetrics, registry)
-    limiter = providers.Singleton(MemoryRateLimiter, clock)
-    queue = providers.Singleton(InProcessQueue)
+    own_limiter = providers.Singleton(MemoryRateLimiter, clock)
+    limiter = providers.Selector(
+        providers.Callable(lambda settings: "shared" if settings.redis_url else "own", settings),
+        own=own_limiter,
+        shared=providers.Singleton(redis_limiter, settings.provided.redis_url, own_limiter),
+    )
+    queue = providers.Selector(
+        providers.Callable(lambda settings: "redis" if settings.has_workers else "own", settings),
+        own=providers.Singleton(InProcessQueue),
+        redis=providers.Singleton(saq_queue, settings.provided.redis_url),
+    )
     gateway = providers.Selector(
         providers.Callable(lambda place: "sends" if place.gateway_url else "silent", place),
         sends=providers.Singleton(
@@ -210,4 +237,8 @@ async def opened(settings: Settings, place: Place) -> AsyncIterator[Container]:
         gateway = container.gateway()
         if isinstance(gateway, AfricasTalking):
             await gateway.aclose()
+        if settings.redis_url is not None:
+            await container.limiter().close()
+        if settings.has_workers:
+            await container.queue().close()
         await storage.close()

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from types import FrameType
 from typing import Any, Final
 
 import httpx
@@ -26,7 +27,7 @@ from litestar.types import ASGIApp
 from savannah.entrypoints import logs
 from savannah.entrypoints.container import Container, Place, opened
 from savannah.entrypoints.http.app import create_app
-from savannah.entrypoints.http.door import HttpOptions
+from savannah.entrypoints.http.door import HealthCheck, HttpOptions
 from savannah.entrypoints.settings import Settings, SettingsError, share_metrics_in
 from savannah.entrypoints.simulator import Simulator, SimulatorSettings
 from savannah.entrypoints.supervisor import CannotStart, Child, ended_by_signals, supervise
@@ -175,9 +176,18 @@ def http_app(container: Container, *, simulator: ASGIApp | None = None) -> Lites
         limiter=container.limiter(),
         clock=container.clock(),
         metrics=container.metrics(),
-        checks={},  # database and queue are looked at anyway; there is nothing else to reach
+        # Database and outbox are looked at anyway.
+        checks={"redis": _asked(container.queue().ping)} if settings.has_workers else {},
         simulator=simulator,
     )
+
+
+def _asked(ping: Callable[[], Awaitable[None]]) -> HealthCheck:
+    async def check() -> dict[str, object]:
+        await ping()
+        return {}
+
+    return check
 
 
 async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:
@@ -199,6 +209,7 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
         if job.sends:
             outbox = Outbox(
                 container.notifications(),
+                container.queue(),
                 container.queue(),
                 watch=container.metrics().outbox,
             )
@@ -250,13 +261,12 @@ def serve(
     Raises:
         SettingsError, CannotStart; Unavailable when storage does not answer.
     """
-    if sends and (problems := settings.sending_problems()):
-        raise SettingsError(problems)
-    settings = settings.prepared()
-    for remark in settings.remarks():
-        log.warning(remark)
-    if sends and not settings.embedded:
+    if settings.has_workers:
+        log.info("Jobs go to `savannah worker` over Redis")
+        sends = False
+    elif sends and not settings.embedded:
         log.info("No job server is used: the outbox relay carries jobs in this process")
+    settings = _ready_to(settings, sends=sends)
     with bind(host, port) as listener:
         own = _own_url(listener)
         simulated = settings.gateway.base_url is None and settings.embedded
@@ -276,6 +286,66 @@ def serve(
             _serve_in_many(job, listener, workers, ready)
         else:
             _run(_serve_here(job, listener, ready))
+
+
+def _ready_to(settings: Settings, *, sends: bool) -> Settings:
+    if sends and (problems := settings.sending_problems()):
+        raise SettingsError(problems)
+    for remark in settings.remarks():
+        log.warning(remark)
+    return settings.prepared()
+
+
+# --- a worker of its own -------------------------------------------------------------------------
+
+
+def work(settings: Settings, *, concurrency: int, announce: Callable[[], None]) -> None:
+    """Send texts until a signal comes: a relay, and a carrier of jobs on Redis.
+
+    Args:
+        concurrency: how many batches of messages may be under way at once.
+
+    Raises:
+        SettingsError; Unavailable when storage does not answer.
+    """
+    if not settings.has_workers:
+        rule = "must be set, and DATABASE_URL be a server's; else `savannah serve` sends by itself"
+        raise SettingsError([("REDIS_URL", rule)])
+    settings = _ready_to(settings, sends=True)
+    _run(_work_here(settings, concurrency, announce))
+
+
+async def _work_here(settings: Settings, concurrency: int, announce: Callable[[], None]) -> None:
+    from savannah.adapters.saq_queue import SaqQueue, SaqWorker
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    place = Place(
+        public_url=settings.public_url or "http://127.0.0.1:8000",
+        gateway_url=settings.gateway.base_url,
+    )
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        loop.call_soon_threadsafe(stopped.set)
+
+    with ended_by_signals(stop):
+        async with opened(settings, place) as container:
+            assert settings.redis_url is not None
+            jobs = SaqQueue(settings.redis_url)
+            outbox = Outbox(
+                container.notifications(),
+                container.queue(),
+                SaqWorker(jobs, concurrency=concurrency),
+                watch=container.metrics().outbox,
+            )
+            try:
+                await outbox.start()
+                announce()
+                await stopped.wait()
+            finally:
+                await outbox.stop(grace=GRACE)
+                await jobs.close()
 
 
 # --- the simulated gateway -----------------------------------------------------------------------
@@ -348,7 +418,8 @@ def _serve_in_many(
     """Several processes over one socket; the simulated gateway lives in one of its own."""
     settings = job.settings
     _run(_prepare_storage(job))
-    log.warning("Several processes: each one counts rate limits and failed logins for itself")
+    if settings.redis_url is None:
+        log.warning("Several processes: each one counts rate limits and failed logins for itself")
     with (
         contextlib.ExitStack() as stack,
         tempfile.TemporaryDirectory(prefix="savannah-metrics-") as metrics,

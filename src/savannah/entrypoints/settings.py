@@ -69,6 +69,7 @@ class Settings:
     embedded: bool
     database_url: str = field(repr=False)
     database_replica_urls: tuple[str, ...] = field(repr=False)
+    redis_url: str | None = field(repr=False)
     database_pool_size: int
     database_prepared_statements: bool
     gateway: GatewaySettings
@@ -88,6 +89,11 @@ class Settings:
     log_level: str
     log_format: str | None
     unused: tuple[str, ...]
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether jobs are carried by `savannah worker` processes, over Redis."""
+        return self.redis_url is not None and not self.embedded
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -291,6 +297,7 @@ def _read(variables: Variables) -> Settings:
         embedded=embedded,
         database_url=database_url,
         database_replica_urls=replicas,
+        redis_url=take("REDIS_URL", kinds.REDIS_URL, None),
         database_pool_size=take("DATABASE_POOL_SIZE", kinds.whole(1, 500), 10),
         database_prepared_statements=take("DATABASE_PREPARED_STATEMENTS", kinds.FLAG, default=True),
         gateway=_gateway(variables),
@@ -333,7 +340,6 @@ def _read(variables: Variables) -> Settings:
 
 # Checked, so that a mistake shows now, but nothing in this version reads them.
 _UNUSED: Final[tuple[tuple[str, Kind[object]], ...]] = (
-    ("REDIS_URL", cast("Kind[object]", kinds.REDIS_URL)),
     ("OIDC_TRUSTED_ISSUERS", cast("Kind[object]", kinds.ISSUERS)),
     ("SENTRY_DSN", cast("Kind[object]", kinds.WEB_ADDRESS)),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", cast("Kind[object]", kinds.WEB_ADDRESS)),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
-from savannah.adapters.in_process import InProcessQueue
 from savannah.application.notifications import Notifications
+from savannah.application.ports import JobQueue
 from savannah.domain.errors import SavannahError, Unavailable
 from savannah.domain.order import NotificationId
 
@@ -32,18 +32,38 @@ _LONGEST_BACKOFF_S: Final = 10.0
 Watch = Callable[[int, float | None], None]
 
 
+class RelayQueue(JobQueue, Protocol):
+    """A queue that a relay listens to."""
+
+    async def wait_for_work(self, timeout: timedelta) -> None:  # noqa: ASYNC109  as its adapters
+        """Return at a wake-up since the last return, or at the timeout."""
+
+
+class Carrier(Protocol):
+    """Takes ids from the queue to the handler; the in-process queue is one itself."""
+
+    def bind(self, handler: Callable[[Sequence[NotificationId]], Awaitable[None]]) -> None: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self, *, grace: timedelta) -> Sequence[NotificationId] | None:
+        """Begin nothing new; the ids that were never begun and wait nowhere else."""
+
+
 class Outbox:
     """Sends what is due for as long as it runs.
 
     Args:
+        carrier: sends what the relay puts into the queue.
         watch: is told the depth of the outbox and the age in seconds of its oldest due message.
     """
 
     def __init__(
-        self, notifications: Notifications, queue: InProcessQueue, *, watch: Watch
+        self, notifications: Notifications, queue: RelayQueue, carrier: Carrier, *, watch: Watch
     ) -> None:
         self._notifications = notifications
         self._queue = queue
+        self._carrier = carrier
         self._watch = watch
         self._relay: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
@@ -53,8 +73,8 @@ class Outbox:
     async def start(self) -> None:
         """Begin to relay and to carry."""
         self._stopped.clear()
-        self._queue.bind(self._notifications.send)
-        await self._queue.start()
+        self._carrier.bind(self._notifications.send)
+        await self._carrier.start()
         self._relay = asyncio.create_task(self._run(), name="savannah-relay")
 
     async def stop(self, *, grace: timedelta) -> None:
@@ -71,7 +91,7 @@ class Outbox:
         if late:
             relay.cancel()
         await asyncio.gather(relay, return_exceptions=True)
-        left = await self._queue.stop(grace=grace)
+        left = await self._carrier.stop(grace=grace)
         if left:
             await self._give_back(left)
 

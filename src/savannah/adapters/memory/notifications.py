@@ -240,6 +240,11 @@ class MemoryNotifications(Notifications):
             self._tables.reports.put(key, KeptReport(report, matched=True))
         return sorted((report for _, report in kept), key=attrgetter("received_at"))
 
+    async def overtaken(self, *, most: int) -> Sequence[str]:
+        known = {message.provider_id for message in self._tables.notifications.values()}
+        waiting = {key[0] for key, row in self._tables.reports.items() if not row.matched}
+        return sorted(waiting & known)[:most]
+
     async def pause(self) -> Pause | None:
         return self._tables.pauses.get(_GATEWAY)
 

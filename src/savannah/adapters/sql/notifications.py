@@ -134,6 +134,14 @@ _RESENT: Final = (
 )
 _SKIP_WAITING: Final = update(notifications).where(_n.order_id == bindparam("of_order"), IN_OUTBOX)
 _DEAD: Final = select(_n.id).where(_n.status == SmsStatus.DEAD).order_by(_n.created_at, _n.id)
+_OVERTAKEN: Final = (
+    select(delivery_reports.c.provider_id)
+    .distinct()
+    .join(notifications, _n.provider_id == delivery_reports.c.provider_id)
+    .where(delivery_reports.c.matched.is_(False))
+    .order_by(delivery_reports.c.provider_id)
+    .limit(bindparam("most"))
+)
 _MATCH_REPORT: Final = update(delivery_reports).where(
     delivery_reports.c.provider_id == bindparam("of_provider_id"),
     delivery_reports.c.word == bindparam("of_word"),
@@ -375,6 +383,9 @@ class SqlNotifications(Notifications):
             key = {"of_provider_id": row.provider_id, "of_word": row.word}
             self._transaction.later(_MATCH_REPORT, {"matched": True, **key})
         return [_report_of(row) for row in rows]
+
+    async def overtaken(self, *, most: int) -> Sequence[str]:
+        return [row.provider_id for row in await self._transaction.all(_OVERTAKEN, {"most": most})]
 
     async def pause(self) -> Pause | None:
         row = await self._transaction.first(_PAUSE)
