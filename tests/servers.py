@@ -73,6 +73,7 @@ class OwnServer(ABC):
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._has_run = False
+        self._frozen: Sequence[int] = ()
         atexit.register(self.close)
 
     @abstractmethod
@@ -148,8 +149,25 @@ class OwnServer(ABC):
         self.stop()
         self.start()
 
+    def freeze(self) -> None:
+        """Let it hang: connections stay open and nothing answers, until `thaw`."""
+        self._frozen = self._processes()
+        for process in self._frozen:
+            os.kill(process, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on after `freeze`."""
+        for process in self._frozen:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+        self._frozen = ()
+
+    def _processes(self) -> Sequence[int]:
+        return [self.pid]
+
     def close(self) -> None:
         """End it for good and remove its folder; twice is once."""
+        self.thaw()
         if self._process is not None:
             self._end(self._at_once)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -185,7 +203,7 @@ def _wheel(package: str, *inside: str) -> list[Path]:
 
 
 def _named_in(variable: str) -> str | None:
-    return os.environ.get(variable)  # noqa: TID251  a setting of the tests, not of Savannah
+    return os.environ.get(variable)
 
 
 def _missing(kind: str, variable: str) -> ServerMissing:
@@ -248,16 +266,20 @@ class PostgresServer:
         self._do(*(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)' for name in names))
         self._templates.clear()
 
-    def _do(self, *statements: str) -> None:
-        async def work() -> None:
+    def _do(self, *statements: str) -> Sequence[Mapping[str, Any]]:
+        """What the last one answers."""
+
+        async def work() -> Sequence[Mapping[str, Any]]:
+            rows: Sequence[Mapping[str, Any]] = ()
             connection = await asyncpg.connect(self.url)
             try:
                 for statement in statements:
-                    await connection.execute(statement)
+                    rows = await connection.fetch(statement)
             finally:
                 await connection.close()
+            return rows
 
-        _run(work())
+        return _run(work())
 
 
 def _database(url: str) -> str:
@@ -265,15 +287,18 @@ def _database(url: str) -> str:
 
 
 class OwnPostgres(PostgresServer, OwnServer):
-    """A Postgres of our own, which a test may stop, kill and start again.
+    """A Postgres of our own, which a test may stop, kill, freeze and start again.
 
     Args:
         durable: keep the promises of a commit (fsync), as production does; slower.
+        primary: what it follows as a replica that can be read from.
     """
 
     _at_once = signal.SIGQUIT
 
-    def __init__(self, binaries: Path, *, durable: bool = False) -> None:
+    def __init__(
+        self, binaries: Path, *, durable: bool = False, primary: OwnPostgres | None = None
+    ) -> None:
         # Postgres refuses to run as root; then everything it has belongs to nobody.
         nobody = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         identity = (
@@ -283,6 +308,7 @@ class OwnPostgres(PostgresServer, OwnServer):
         PostgresServer.__init__(self, f"postgresql://postgres@127.0.0.1:{self.port}/postgres")
         self._binaries = binaries
         self._durable = durable
+        self._primary = primary
         self._data = self.folder / "data"
         if nobody is not None:
             os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
@@ -295,20 +321,47 @@ class OwnPostgres(PostgresServer, OwnServer):
 
     def _make_cluster(self) -> None:
         ctype = "C.UTF-8" if sys.platform == "linux" else "en_US.UTF-8"
-        made = self._popen(
-            [
-                self._binaries / "initdb",
+        command: list[str | Path] = [
+            self._binaries / "initdb",
+            f"--pgdata={self._data}",
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            f"--lc-ctype={ctype}",
+            "--no-sync",
+        ]
+        if self._primary is not None:
+            command = [
+                self._binaries / "pg_basebackup",
                 f"--pgdata={self._data}",
-                "--username=postgres",
-                "--auth=trust",
-                "--encoding=UTF8",
-                "--locale=C",
-                f"--lc-ctype={ctype}",
+                f"--dbname={self._primary.url}",
+                "--write-recovery-conf",
+                "--wal-method=stream",
+                "--checkpoint=fast",
                 "--no-sync",
             ]
-        )
-        if made.wait():
-            raise ServerMissing(f"initdb failed:\n{(self.folder / 'log').read_text()[-2000:]}")
+        if self._popen(command).wait():
+            log = (self.folder / "log").read_text()[-2000:]
+            raise ServerMissing(f"{command[0]} failed:\n{log}")
+
+    @contextmanager
+    def replica(self) -> Iterator[OwnPostgres]:
+        """A new server that follows this one; `at` names a database of this one there."""
+        server = OwnPostgres(self._binaries, primary=self)
+        try:
+            yield server
+        finally:
+            server.close()
+
+    def at(self, url: str) -> str:
+        """The database of that name on this server."""
+        return urlunsplit(urlsplit(self.url)._replace(path=urlsplit(url).path))
+
+    def _processes(self) -> Sequence[int]:
+        # Every connection is a process of its own, in a session of its own.
+        rows = self._do("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        return [self.pid, *(row["pid"] for row in rows)]
 
     def _command(self) -> Sequence[str | Path]:
         settings = {
@@ -452,14 +505,6 @@ class OwnRedis(RedisServer, OwnServer):
                 return client.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
-
-    def freeze(self) -> None:
-        """Let it hang: connections stay open and nothing answers, until `thaw`."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Go on after `freeze`."""
-        os.kill(self.pid, signal.SIGCONT)
 
 
 @contextmanager

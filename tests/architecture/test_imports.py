@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,11 @@ def modules_after(code: str) -> set[str]:
     """The modules a fresh interpreter has loaded after running the code."""
     report = "\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", code + report], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code + report],
+        env={name: value for name, value in os.environ.items() if "COVERAGE" not in name},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return set(json.loads(done.stdout.splitlines()[-1]))
 

@@ -792,7 +792,7 @@ def _scopes_of(role: Role) -> frozenset[str]:
 def _granted(scope: str | None, role: Role, client: Client) -> frozenset[str]:
     """What of the scopes asked for both the role and the app may have; all of it when none are."""
     allowed = _scopes_of(role) & client.scopes
-    asked = (scope or "").split()
+    asked = [word for word in (scope or "").split(" ") if word]  # RFC 6749 section 3.3
     granted = expand(asked) & allowed if asked else allowed
     if not granted:
         raise Invalid.one("scope", "invalid_choice", "Nothing of this can be granted")

@@ -313,6 +313,7 @@ class Notifications:
             for report in await uow.notifications.kept_reports(accepted) if accepted else ():
                 early.setdefault(report.provider_id, []).append(report)
             settled: list[Notification] = []
+            lessons: list[tuple[Notification, Reachability | None]] = []
             for message, outcome in results:
                 after = current[message.id]
                 # Someone else may have settled it: a sweep that took us for dead, a report.
@@ -327,13 +328,16 @@ class Notifications:
                 if isinstance(outcome, Accepted):
                     for report in early.get(outcome.provider_id, ()):
                         after = after.reported(report)
-                        await self._learn(uow, after, report.reachability)
+                        lessons.append((after, report.reachability))
                 elif isinstance(outcome, RefusedSms) and outcome.kind is RefusalKind.BLOCKED:
-                    await self._learn(uow, message, Reachability.BLOCKED)
+                    lessons.append((message, Reachability.BLOCKED))
                 if after is not current[message.id]:
                     settled.append(after)
             if settled:
                 await uow.notifications.save(*settled)
+            # Always in the same order, so that no two wait for each other's customers.
+            for message, taught in sorted(lessons, key=lambda lesson: lesson[0].customer_id):
+                await self._learn(uow, message, taught)
             await self._pause_or_resume(uow, results, now=now)
             await uow.commit()
         self._count(settled)
@@ -384,16 +388,14 @@ class Notifications:
         """Keep a delivery report and what it means; a repeat changes nothing.
 
         A report with an unknown id settles the one `unknown` message to the same phone of the
-        last 24 hours, if there is exactly one; else it is kept until the id becomes known.
+        last 24 hours, if there is exactly one and no text to that customer is under way; else it
+        is kept until the id becomes known.
         """
         after: Notification | None = None
         async with self._storage() as uow:
             message = await uow.notifications.by_provider_id(report.provider_id)
             if message is None and report.report is not None:
-                candidates = await uow.notifications.unknown_to(
-                    report.phone, handed_after=report.received_at - REPORT_WINDOW
-                )
-                message = candidates[0] if len(candidates) == 1 else None
+                message = await self._whose(uow, report)
             is_new = await uow.notifications.keep_report(report, matched=message is not None)
             if is_new and message is not None:
                 after = await self._heed(uow, message, report)
@@ -402,6 +404,21 @@ class Notifications:
             log.warning("a delivery report with an unknown word", extra={"word": report.word[:40]})
         if after is not None:
             self._count([after])
+
+    async def _whose(self, uow: UnitOfWork, report: DeliveryReport) -> Notification | None:
+        candidates = await uow.notifications.unknown_to(
+            report.phone, handed_after=report.received_at - REPORT_WINDOW
+        )
+        if len(candidates) != 1:
+            return None
+        under_way = await uow.notifications.list(
+            NotificationFilter(status=[SmsStatus.SENDING], customer=[candidates[0].customer_id]),
+            PageRequest(limit=1, count=False),
+        )
+        if under_way.items:  # it may be that one's, whose id nobody knows before its answer
+            return None
+        # Or its answer was kept while we looked.
+        return await uow.notifications.by_provider_id(report.provider_id) or candidates[0]
 
     async def _heed(
         self, uow: UnitOfWork, message: Notification, report: DeliveryReport
@@ -523,7 +540,7 @@ class Notifications:
         async with self._storage() as uow:
             messages = [
                 (await uow.notifications.get(id_, lock="update")).replayed(at=now)
-                for id_ in dict.fromkeys(ids)
+                for id_ in sorted(set(ids))
             ]
             if messages:
                 await uow.notifications.save(*messages)

@@ -120,6 +120,16 @@ class AppOut(msgspec.Struct):
     client_secret: str | UnsetType = UNSET
 
 
+# RFC 6749 section 3.3: words parted by blanks; unknown ones are ignored, one must be known.
+ScopeText = Annotated[
+    str,
+    Meta(
+        pattern=rf"^ *$|(?:^| )(?:{'|'.join((*IDENTITY_SCOPES, *SCOPE_ALIASES, *Scope))})(?: |$)",
+        examples=["openid read"],
+    ),
+]
+
+
 class LoginIn(msgspec.Struct, forbid_unknown_fields=True):
     """Who logs in, and through which app. `username` may be the e-mail address."""
 
@@ -127,7 +137,7 @@ class LoginIn(msgspec.Struct, forbid_unknown_fields=True):
     password: Annotated[str, Meta(examples=["securepassword123"])]
     client_id: str
     client_secret: str | None = None
-    scope: str | None = None
+    scope: ScopeText | None = None
 
 
 class LoginOut(msgspec.Struct):
