@@ -152,7 +152,7 @@ class Shared:
 class Desk:
     """One desk with an HTTP client that speaks for whoever a test names."""
 
-    def __init__(self, shared, *, options, identity, business, checks, storage):
+    def __init__(self, shared, *, options, identity, business, checks, storage, simulator=None):
         self.clock = shared.clock
         self.tokens = shared.tokens
         self.clock.set(NOW)
@@ -199,6 +199,7 @@ class Desk:
             clock=self.clock,
             metrics=self.metrics,
             checks=checks,
+            simulator=simulator,
         )
         self._runner = asyncio.Runner()
         self.client = httpx.AsyncClient(
@@ -353,7 +354,15 @@ def open_desk(shared):
     """Opens a desk with other settings than usual."""
     desks = []
 
-    def opened(*, identity=IDENTITY, business=None, checks=None, storage=None, **options):
+    def opened(
+        *,
+        identity=IDENTITY,
+        business=None,
+        checks=None,
+        storage=None,
+        simulator=None,
+        **options,
+    ):
         desks.append(
             Desk(
                 shared,
@@ -362,6 +371,7 @@ def open_desk(shared):
                 business=business or Business(),
                 checks=checks or {},
                 storage=storage or MemoryStorage(),
+                simulator=simulator,
             )
         )
         return desks[-1]

@@ -12,6 +12,7 @@ from savannah.adapters.memory import MemoryStorage
 from savannah.domain.errors import Unavailable
 from savannah.domain.notification import Rate
 from savannah.entrypoints.logs import JsonLines
+from savannah.entrypoints.simulator import Simulator
 
 UUID = "0199f3a2-5c1e-7c3a-9d57-3f0f6f0c2b11"
 
@@ -399,6 +400,19 @@ def test_plain_http_is_sent_to_https_in_production(open_desk):
         assert "strict-transport-security" not in answer.headers
     for probe in ("/api/auth/health/", "/health/live", "/health/ready", "/metrics"):
         assert desk.get(probe).status_code == 200
+
+
+def test_the_simulator_and_its_callbacks_may_stay_on_this_machine_without_https(open_desk):
+    """With DEBUG off the embedded gateway still reaches the service, and is reached."""
+    desk = open_desk(debug=False, simulator=Simulator().app())
+    callback = f"/api/sms/africastalking/{desk.callback_token}/delivery/"
+    form = {"id": "ATXid_1", "status": "Success", "phoneNumber": "+254700123456"}
+    assert desk.get("/simulator/state.json").status_code == 200
+    assert desk.post(callback, data=form).status_code == 200
+    assert desk.get("/api/orders/").status_code == 308
+    assert open_desk(debug=False).post(callback, data=form).status_code == 308
+    metrics = desk.get("/metrics").text
+    assert 'route="/simulator"' in metrics
 
 
 def test_https_is_kept_by_browsers_in_production(open_desk, desk):

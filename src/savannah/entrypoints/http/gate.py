@@ -71,6 +71,8 @@ class Gate:
     async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         method = str(scope["method"])
+        # Asked now: the framework shortens the path of what is mounted.
+        simulated = bool(self._local) and scope["path"].startswith(_SIMULATOR)
         headers: list[tuple[bytes, bytes]] = list(scope["headers"])
         request_id = _request_id(headers)
         token = request_id_var.set(request_id)
@@ -102,7 +104,6 @@ class Gate:
                 await _refuse(send_on, *refusal)
         finally:
             seconds = time.perf_counter() - started
-            simulated = bool(self._local) and scope["path"].startswith(_SIMULATOR)
             known = scope.get("path_template") or "unmatched"
             route = _SIMULATOR if simulated else str(known)
             self._metrics.request(method, route, status, seconds)
