@@ -702,8 +702,7 @@ class Identity:
 
     async def _live(self, token: str) -> _Live:
         claims = await self._tokens.read_access(token)
-        # Not a `reading` unit of work: one that sees older data would let a token outlive its
-        # logout, and refuse one that has just been given.
+        # Older data would let a token outlive its logout, and refuse one that was just given.
         async with self._storage(reading="fresh") as uow:
             session = await uow.grants.session(claims.grant_id)
         if session is None:
