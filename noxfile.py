@@ -73,7 +73,17 @@ def embedding(session: nox.Session) -> None:
 @nox.session(python=False)
 def bench(session: nox.Session) -> None:
     """Figures of this machine, as ratios within one run."""
-    session.run("python", "benchmarks/light.py", *session.posargs)
+    tools(session)
+    session.run("python", "benchmarks/light.py")
+    session.run("python", "benchmarks/rest.py", *session.posargs)
+    session.run("python", "benchmarks/messages.py")
+
+
+@nox.session(python=False)
+def chaos(session: nox.Session) -> None:
+    """Five minutes of load while production parts are killed: `-- --seconds N --seed N`."""
+    tools(session)
+    session.run("python", "benchmarks/chaos.py", *session.posargs)
 
 
 @nox.session(python=False)

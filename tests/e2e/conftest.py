@@ -100,7 +100,10 @@ class Processes:
 
 @pytest.fixture(scope="session")
 def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bytecode")
+    """One folder for all test processes, so that each module is compiled once."""
+    folder = tmp_path_factory.getbasetemp().parent / "bytecode"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture

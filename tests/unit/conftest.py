@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -56,15 +56,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 class Queue(InlineQueue):
-    """Carries ids at once, or loses them; counts how often the relay was woken."""
+    """Carries ids at once, loses them, or is away; counts how often the relay was woken."""
 
     def __init__(self) -> None:
         super().__init__()
         self.wakes = 0
         self.loses = False
+        self.away = False
         self.carried: list[NotificationId] = []
 
     async def enqueue(self, ids: Sequence[NotificationId]) -> None:
+        if self.away:
+            raise Unavailable
         self.carried.extend(ids)
         if not self.loses:
             await super().enqueue(ids)
@@ -158,6 +161,7 @@ class Desk:
         symbols: Iterable[str] = (),
         now: datetime = START,
         in_flight: int = 32,
+        keep_again_after: Sequence[timedelta] = (),
         business: Business | None = None,
         **policy: Any,
     ) -> None:
@@ -173,7 +177,12 @@ class Desk:
         counting = {**drawing, "jobs": self.queue, "metrics": self.counts}
         self.customers = Customers(**drawing)
         self.orders = Orders(**counting)
-        self.notifications = Notifications(**counting, gateway=self.gateway, in_flight=in_flight)
+        self.notifications = Notifications(
+            **counting,
+            gateway=self.gateway,
+            in_flight=in_flight,
+            keep_again_after=keep_again_after,
+        )
         self.reports = Reports(**world)
         self.queue.bind(self.notifications.send)
         self.viewer, self.staff, self.admin = (

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from dependency_injector import providers
@@ -20,6 +21,7 @@ from savannah.entrypoints.container import (
     SharedRegistry,
     opened,
     saq_queue,
+    stuck_after,
 )
 from savannah.entrypoints.settings import parse
 
@@ -79,6 +81,14 @@ def test_with_redis_limits_are_shared_and_jobs_go_to_workers(settings):
 
     asyncio.run(main())
     assert isinstance(saq_queue("redis://127.0.0.1:1"), SaqQueue)
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "seconds"),
+    [({}, 60), ({"SMS_TIMEOUT_S": "5,30"}, 148), ({"SMS_TIMEOUT_S": "1,1"}, 16)],
+)
+def test_no_attempt_is_taken_for_dead_while_its_request_may_still_run(timeouts, seconds):
+    assert stuck_after(parse(timeouts).gateway) == timedelta(seconds=seconds)
 
 
 def test_another_gateway_can_stand_behind_the_port(settings):

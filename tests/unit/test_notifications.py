@@ -568,6 +568,18 @@ async def test_a_message_the_queue_lost_comes_back_when_its_lease_ends(desk):
     assert len(desk.gateway.sent) == 1
 
 
+async def test_messages_that_the_queue_cannot_take_now_are_due_at_once_and_not_after_a_lease(
+    desk, refusal
+):
+    desk.queue.away = True
+    order = await desk.order()
+    await refusal(Unavailable, desk.notifications.dispatch_due())
+    assert await desk.notifications.next_due_at() == order.created_at
+    desk.queue.away = False
+    assert await desk.notifications.dispatch_due() == 1
+    assert len(desk.gateway.sent) == 1
+
+
 async def crashed(desk):
     """An order whose message was being sent when the process died."""
     order = await desk.order()
@@ -678,6 +690,16 @@ async def test_outcomes_that_cannot_be_kept_do_not_stop_the_others(open_desk, ri
         report(numbers[0], "delivered", phone=numbers[0], at=desk.clock.now())
     )
     assert statuses(await desk.messages()) == ["delivered", "sent", "sent"]
+
+
+async def test_an_outcome_is_kept_as_soon_as_storage_is_back(open_desk, rigged, caplog):
+    desk = open_desk(storage=rigged, keep_again_after=[timedelta(0)] * 2)
+    order = await desk.order()
+    rigged.fail(3, 4)  # the lease, the start, and then the outcome, twice
+    await desk.notifications.dispatch_due()
+    assert (await desk.message(order)).status is SmsStatus.SENT
+    assert "outcomes were not kept" not in caplog.messages
+    assert len(desk.gateway.sent) == 1
 
 
 async def test_a_start_that_cannot_be_kept_sends_nothing(open_desk, rigged, refusal):
@@ -806,6 +828,27 @@ async def test_a_report_that_could_mean_two_messages_is_kept_for_later(desk):
     await desk.notifications.dispatch_due()
     await desk.notifications.record_report(report("ATXid_9", "delivered"))
     assert statuses(await desk.messages()) == ["unknown", "unknown"]
+
+
+async def test_a_report_that_may_belong_to_a_text_under_way_does_not_settle_an_unknown_one(
+    open_desk,
+):
+    desk = open_desk(gateway=Gate())
+    jane = await desk.customer()
+    lost = await desk.order(jane)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    desk.gateway.answer(JANE, TIMEOUT)
+    await sending
+    following = await desk.order(jane)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.notifications.record_report(report("ATXid_2", "delivered"))
+    assert (await desk.message(lost)).status is SmsStatus.UNKNOWN
+    desk.gateway.answer(JANE, Accepted(provider_id="ATXid_2"))
+    await sending
+    assert (await desk.message(following)).status is SmsStatus.DELIVERED
+    assert (await desk.message(lost)).status is SmsStatus.UNKNOWN
 
 
 async def test_a_report_does_not_settle_what_was_sent_more_than_a_day_before(desk):

@@ -39,6 +39,7 @@ from savannah.domain.errors import (
     Problems,
     ResendThrottled,
     SmsBudgetExhausted,
+    Unavailable,
 )
 from savannah.domain.events import Event
 from savannah.domain.notification import (
@@ -96,6 +97,7 @@ class Notifications:
         business: Business,
         in_flight: int = 32,
         stuck_after: timedelta = timedelta(seconds=60),
+        keep_again_after: Sequence[timedelta] = (),
     ) -> None:
         """Takes the ports.
 
@@ -103,6 +105,8 @@ class Notifications:
             in_flight: how many requests to the gateway may run at once in this process.
             stuck_after: an attempt that old died with its process; longer than any gateway
                 timeout.
+            keep_again_after: the pauses between the tries to keep what the gateway answered,
+                when storage is away; together well below `stuck_after`.
         """
         self._storage = storage
         self._gateway = gateway
@@ -114,6 +118,7 @@ class Notifications:
         self._currency = business.currency
         self._slots = asyncio.Semaphore(in_flight)
         self._stuck_after = stuck_after
+        self._keep_again_after = tuple(keep_again_after)
 
     # --- the relay -------------------------------------------------------------------------------
 
@@ -132,7 +137,11 @@ class Notifications:
             )
             await uow.commit()
         if ids:
-            await self._jobs.enqueue(ids)
+            try:
+                await self._jobs.enqueue(ids)
+            except Unavailable:
+                await self.give_back(ids)  # or they would wait for the end of their leases
+                raise
         return len(ids)
 
     async def give_back(self, ids: Sequence[NotificationId]) -> None:
@@ -206,7 +215,7 @@ class Notifications:
                 done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
                 results = [(under_way.pop(task), task.result()) for task in done]
                 try:
-                    await self._settle(results)
+                    await self._keep(results)
                 except Exception:
                     # The others must not suffer; these stay `sending` until the sweep.
                     log.exception("outcomes were not kept", extra={"messages": len(results)})
@@ -298,6 +307,14 @@ class Notifications:
                 # A gateway adapter answers with values; one that raises may have sent it.
                 log.exception("the gateway adapter failed", extra={"notification": message.id})
                 return UnknownOutcome(cause="adapter_error")
+
+    async def _keep(self, results: Sequence[tuple[Notification, Outcome]]) -> None:
+        for pause in self._keep_again_after:
+            try:
+                return await self._settle(results)
+            except Unavailable:
+                await asyncio.sleep(pause.total_seconds())
+        return await self._settle(results)
 
     async def _settle(self, results: Sequence[tuple[Notification, Outcome]]) -> None:
         now = self._clock.now()
@@ -406,19 +423,20 @@ class Notifications:
             self._count([after])
 
     async def _whose(self, uow: UnitOfWork, report: DeliveryReport) -> Notification | None:
-        candidates = await uow.notifications.unknown_to(
-            report.phone, handed_after=report.received_at - REPORT_WINDOW
-        )
-        if len(candidates) != 1:
+        after = report.received_at - REPORT_WINDOW
+        unknown = await uow.notifications.unknown_to(report.phone, handed_after=after)
+        if len(unknown) != 1:
             return None
         under_way = await uow.notifications.list(
-            NotificationFilter(status=[SmsStatus.SENDING], customer=[candidates[0].customer_id]),
+            NotificationFilter(status=[SmsStatus.SENDING], customer=[unknown[0].customer_id]),
             PageRequest(limit=1, count=False),
         )
         if under_way.items:  # it may be that one's, whose id nobody knows before its answer
             return None
-        # Or its answer was kept while we looked.
-        return await uow.notifications.by_provider_id(report.provider_id) or candidates[0]
+        # One that was under way a moment ago is settled by now, or unknown, too.
+        own = await uow.notifications.by_provider_id(report.provider_id)
+        again = await uow.notifications.unknown_to(report.phone, handed_after=after)
+        return own or (again[0] if len(again) == 1 else None)
 
     async def _heed(
         self, uow: UnitOfWork, message: Notification, report: DeliveryReport
@@ -448,7 +466,7 @@ class Notifications:
     async def get(self, notification_id: NotificationId, *, by: Caller) -> Notification:
         """One message. Raises: InsufficientScope, NotFound."""
         by.require(Scope.ORDERS_READ)
-        async with self._storage(reading=True) as uow:
+        async with self._storage(reading="each") as uow:
             return await uow.notifications.get(notification_id)
 
     async def list(
@@ -456,7 +474,7 @@ class Notifications:
     ) -> Page[Notification]:
         """A page of messages. Raises: InsufficientScope."""
         by.require(Scope.ORDERS_READ)
-        async with self._storage(reading=True) as uow:
+        async with self._storage(reading="each") as uow:
             return await uow.notifications.list(where, page)
 
     async def resend(

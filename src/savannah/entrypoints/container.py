@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from dependency_injector import containers, providers
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 AUDIENCE: Final = "savannah"
 # The simulated gateway takes any key; a live one is never asked without one of its own.
 _SIMULATED_KEY: Final = "simulated"
+# A database that restarts is back before a worker that stops has to be gone.
+_KEEP_AGAIN_AFTER: Final = tuple(timedelta(seconds=pause) for pause in (0.25, 0.5, 1, 2, 4))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,14 @@ def africas_talking(settings: GatewaySettings, base_url: str) -> AfricasTalking:
         connect_timeout=settings.connect_timeout,
         read_timeout=settings.read_timeout,
     )
+
+
+def stuck_after(settings: GatewaySettings) -> timedelta:
+    """How old an attempt is when its process must have died: a minute with the usual timeouts.
+
+    The adapter gives up after three times both timeouts together, whatever the gateway does.
+    """
+    return 4 * (settings.connect_timeout + settings.read_timeout) + timedelta(seconds=8)
 
 
 def saq_queue(url: str) -> SaqQueue:
@@ -193,6 +204,8 @@ class Container(containers.DeclarativeContainer):
         randomness=randomness,
         metrics=metrics,
         business=settings.provided.business,
+        stuck_after=providers.Callable(stuck_after, settings.provided.gateway),
+        keep_again_after=_KEEP_AGAIN_AFTER,
     )
     reports = providers.Singleton(
         Reports, storage=storage, clock=clock, business=settings.provided.business

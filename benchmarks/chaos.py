@@ -1,0 +1,695 @@
+"""Does Savannah lose anything? Orders, moves and opt-outs while its production parts are killed.
+
+Run by `uv run nox -s chaos`. Everything is real and private: a durable Postgres, Redis, two
+`savannah serve`, two `savannah worker`; the simulated gateway and the tills run in here. Ends with
+what was counted, and 1 for broken promises. A seed repeats the order of the faults, no timing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import random
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg  # type: ignore[import-untyped]  # it ships none
+import httpx
+import uvicorn
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for the servers of the tests
+
+import servers
+from savannah.entrypoints.settings import environment_for_child
+from savannah.entrypoints.simulator import (
+    HandsetMessage,
+    MessageStatus,
+    Mode,
+    ReceivedSend,
+    ReportMode,
+    Simulator,
+    SimulatorSettings,
+)
+
+TILLS: Final = 8
+PATIENCE_S: Final = 2.0  # of a till, with one answer
+GIVE_UP_S: Final = 25.0  # of a till, with one request and all its repetitions
+START_S: Final = 30.0
+SETTLE_S: Final = 120.0
+TIMEOUTS: Final = "0.5,0.7"
+IN_FLIGHT: Final = timedelta(seconds=15)  # how long an attempt under way may still arrive
+TOKEN: Final = "chaos-callback-token"
+STATUSES: Final = ("processing", "shipped", "delivered")
+GATEWAY_FAULTS: Final = (
+    Mode.HANG,
+    Mode.SLOW,
+    Mode.LOST_ANSWER,
+    Mode.RUBBISH,
+    Mode.HTTP_500,
+    Mode.HTTP_503,
+    Mode.INSUFFICIENT_BALANCE,
+)
+REPORT_FAULTS: Final = (
+    ReportMode.NORMAL,
+    ReportMode.DELAYED,
+    ReportMode.DUPLICATED,
+    ReportMode.OUT_OF_ORDER,
+    ReportMode.MISSING,
+    ReportMode.EARLY,
+)
+
+
+# --- the parts -----------------------------------------------------------------------------------
+
+
+class Program:
+    """One `savannah` process that can be killed and started again."""
+
+    def __init__(self, name: str, arguments: list[str], folder: Path, env: dict[str, str]) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._arguments = arguments
+        self._folder = folder
+        self._env = env
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it says it is ready; again when its parts were away."""
+        ends_at = time.monotonic() + START_S
+        while True:
+            with self.log.open("ab") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "savannah",
+                    *self._arguments,
+                    cwd=self._folder,
+                    env=self._env,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                )
+            assert self._process.stdout is not None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(START_S):
+                    if await self._process.stdout.readline():
+                        return
+            await self.kill()
+            if time.monotonic() > ends_at:
+                raise RuntimeError(f"{self.name} did not start: {self.log.read_text()[-2000:]}")
+            await asyncio.sleep(0.3)
+
+    async def kill(self) -> None:
+        """End it as a crash does."""
+        await self._end(signal.SIGKILL)
+
+    async def terminate(self) -> int | None:
+        """Ask it to end; its exit code."""
+        return await self._end(signal.SIGTERM)
+
+    async def _end(self, how: signal.Signals) -> int | None:
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        with suppress(ProcessLookupError):
+            process.send_signal(how)
+        try:
+            async with asyncio.timeout(START_S):
+                return await process.wait()
+        except TimeoutError:
+            process.kill()
+            return await process.wait()
+
+
+class _GatewayServer(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are for the whole run."""
+        yield
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """What the run consists of. Servers are handled in one thread, whose end would end them."""
+
+    postgres: servers.OwnPostgres
+    redis: servers.OwnRedis
+    database_url: str
+    simulator: Simulator
+    webs: list[Program]
+    workers: list[Program]
+    urls: list[str]
+    thread: ThreadPoolExecutor
+    server_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def at_servers(self, *work: Callable[[], object]) -> None:
+        loop = asyncio.get_running_loop()
+        async with self.server_lock:
+            for each in work:
+                await loop.run_in_executor(self.thread, each)
+
+
+# --- the load ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Sale:
+    """An order as the till that took it knows it."""
+
+    key: str
+    customer: str
+    id: str | None = None
+    ids: set[str] = field(default_factory=set)
+    version: int = 0
+    status: str = ""
+    texts: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Everything that was promised to the tills."""
+
+    seed: int
+    random: random.Random
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    sales: list[Sale] = field(default_factory=list)
+    customers: list[str] = field(default_factory=list)
+    opted_out: dict[str, datetime] = field(default_factory=dict)
+    surprises: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    made: int = 0
+
+
+class Till:
+    """Takes orders and moves them on; repeats what got no answer, with the same key."""
+
+    def __init__(self, ledger: Ledger, client: httpx.AsyncClient, urls: list[str]) -> None:
+        self._ledger = ledger
+        self._client = client
+        self._urls = urls
+
+    async def ask(
+        self, method: str, path: str, body: dict[str, Any], *, key: str
+    ) -> dict[str, Any] | None:
+        """The answer's body, at last; None when nobody gave one in time."""
+        counts, choice = self._ledger.counts, self._ledger.random.choice
+        ends_at = time.monotonic() + GIVE_UP_S
+        headers = {**self._ledger.headers, "Idempotency-Key": key}
+        while time.monotonic() < ends_at:
+            try:
+                answer = await self._client.request(
+                    method, choice(self._urls) + path, json=body, headers=headers
+                )
+            except httpx.TimeoutException:
+                counts["no answer in time"] += 1
+            except httpx.HTTPError:
+                counts["connection refused or lost"] += 1
+            else:
+                counts[f"HTTP {answer.status_code}"] += 1
+                if answer.is_success:
+                    if "Idempotent-Replayed" in answer.headers:
+                        counts["answers given again"] += 1
+                    found: dict[str, Any] = answer.json()
+                    return found
+                waits = answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+                if not waits and answer.json().get("code") != "idempotency_in_progress":
+                    self._ledger.surprises.append(f"{method} {path}: {answer.text[:300]}")
+                    return None
+            await asyncio.sleep(self._ledger.random.uniform(0.05, 0.4))
+        counts["given up"] += 1
+        return None
+
+    async def new_customer(self) -> None:
+        ledger = self._ledger
+        ledger.made += 1
+        number = ledger.made
+        body = {"name": f"Buyer {number}", "phone_number": f"+254711{100000 + number}"}
+        found = await self.ask("POST", "/api/customers/", body, key=f"customer-{number}")
+        if found is not None:
+            ledger.customers.append(found["id"])
+
+    async def opt_out(self) -> None:
+        ledger = self._ledger
+        customer = ledger.random.choice(ledger.customers)
+        ledger.customers.remove(customer)
+        path = f"/api/customers/{customer}/"
+        found = await self.ask("PATCH", path, {"sms_opt_out": True}, key=secrets.token_hex(8))
+        if found is not None:
+            ledger.opted_out[customer] = datetime.now(UTC)
+
+    async def sell(self) -> None:
+        ledger = self._ledger
+        sale = Sale(f"sale-{len(ledger.sales)}", ledger.random.choice(ledger.customers))
+        ledger.sales.append(sale)
+        body = {"customer": sale.customer, "item": sale.key, "amount": "10.00"}
+        made = await self.ask("POST", "/api/orders/", body, key=sale.key)
+        if made is None:
+            return
+        self._note(sale, made)
+        if ledger.random.random() < 0.15:  # the answer was lost on its way: the till asks again
+            again = await self.ask("POST", "/api/orders/", body, key=sale.key)
+            if again is not None:
+                self._note(sale, again)
+        steps = ledger.random.randint(0, len(STATUSES))
+        for step in STATUSES[:steps]:
+            await asyncio.sleep(ledger.random.uniform(0.05, 0.6))
+            path = f"/api/orders/{sale.id}/update_status/"
+            moved = await self.ask("PATCH", path, {"status": step}, key=f"{sale.key}-{step}")
+            if moved is None:
+                return
+            self._note(sale, moved)
+        if steps <= 1 and ledger.random.random() < 0.4:
+            path = f"/api/orders/{sale.id}/cancel/"
+            moved = await self.ask("POST", path, {}, key=f"{sale.key}-cancel")
+            if moved is not None:
+                self._note(sale, moved)
+
+    def _note(self, sale: Sale, order: dict[str, Any]) -> None:
+        sale.id = order["id"]
+        sale.ids.add(order["id"])
+        sale.texts.add(order["sms"]["notification"])
+        if order["version"] > sale.version:
+            sale.version, sale.status = order["version"], order["status"]
+
+
+async def keep_busy(till: Till, ledger: Ledger, pause_s: float, ends_at: float) -> None:
+    while time.monotonic() < ends_at:
+        dice = ledger.random.random()
+        if dice < 0.04 and len(ledger.customers) > 10:
+            await till.opt_out()
+        elif dice < 0.10:
+            await till.new_customer()
+        else:
+            await till.sell()
+        await asyncio.sleep(ledger.random.uniform(0.5, 1.5) * pause_s)
+
+
+# --- the faults ----------------------------------------------------------------------------------
+
+
+async def break_parts(parts: Parts, ledger: Ledger, ends_at: float) -> None:
+    """One fault after the other, all of them once before any comes again."""
+    chance = random.Random(ledger.seed + 1)
+
+    async def kill(name: str, program: Program) -> None:
+        ledger.faults[f"{name} killed"] += 1
+        await program.kill()
+        await asyncio.sleep(chance.uniform(0, 1.5))
+        await program.start()
+
+    async def kill_web() -> None:
+        await kill("web", chance.choice(parts.webs))
+
+    async def kill_worker() -> None:
+        await kill("worker", chance.choice(parts.workers))
+
+    async def kill_both_workers() -> None:
+        ledger.faults["both workers killed"] += 1
+        await asyncio.gather(*(worker.kill() for worker in parts.workers))
+        await asyncio.gather(*(worker.start() for worker in parts.workers))
+
+    async def empty_redis() -> None:
+        ledger.faults["Redis killed, back empty"] += 1
+        await parts.at_servers(parts.redis.kill)
+        await asyncio.sleep(chance.uniform(0, 2))
+        await parts.at_servers(parts.redis.start)
+
+    async def freeze_redis() -> None:
+        ledger.faults["Redis frozen"] += 1
+        parts.redis.freeze()
+        try:
+            await asyncio.sleep(chance.uniform(1, 5))
+        finally:
+            parts.redis.thaw()
+
+    async def restart_postgres() -> None:
+        ledger.faults["Postgres restarted"] += 1
+        await parts.at_servers(parts.postgres.stop)
+        await asyncio.sleep(chance.uniform(0, 1.5))
+        await parts.at_servers(parts.postgres.start)
+
+    async def crash_postgres() -> None:
+        ledger.faults["Postgres crashed"] += 1
+        await parts.at_servers(parts.postgres.kill, parts.postgres.start)
+
+    faults: list[Callable[[], Awaitable[None]]] = [
+        kill_web, kill_worker, kill_both_workers, empty_redis, freeze_redis, restart_postgres,
+        crash_postgres,
+    ]  # fmt: skip
+    while time.monotonic() < ends_at:
+        chance.shuffle(faults)
+        for fault in faults:
+            if time.monotonic() < ends_at:
+                await fault()
+                await asyncio.sleep(chance.uniform(0.2, 2))
+
+
+async def break_gateway(parts: Parts, ledger: Ledger, ends_at: float) -> None:
+    chance = random.Random(ledger.seed + 2)
+    switches = parts.simulator.faults
+    while time.monotonic() < ends_at:
+        for mode in chance.sample(GATEWAY_FAULTS, len(GATEWAY_FAULTS)):
+            report_mode = chance.choice(REPORT_FAULTS)
+            ledger.faults[f"gateway {mode}"] += 1
+            ledger.faults[f"reports {report_mode}"] += 1
+            switches.turn({"mode": mode, "report_mode": report_mode})
+            await asyncio.sleep(chance.uniform(0.3, 1.5))
+            switches.turn({"mode": Mode.NORMAL})
+            await asyncio.sleep(chance.uniform(0.5, 3))
+            if time.monotonic() > ends_at:
+                break
+    switches.turn({"mode": Mode.NORMAL, "report_mode": ReportMode.NORMAL})
+
+
+# --- what must hold ------------------------------------------------------------------------------
+
+_BUSY: Final = """
+SELECT count(*) FROM notifications
+WHERE status IN ('queued', 'sending') OR (status = 'deferred' AND due_at < now())
+"""
+
+
+async def settle(database_url: str) -> float:
+    """Wait until nothing is under way; for how long."""
+    began = time.monotonic()
+    connection = await asyncpg.connect(database_url)
+    try:
+        while (  # noqa: ASYNC110  what we wait for happens in other processes
+            await connection.fetchval(_BUSY) and time.monotonic() < began + SETTLE_S
+        ):
+            await asyncio.sleep(0.3)
+    finally:
+        await connection.close()
+    return time.monotonic() - began
+
+
+async def rows_of(database_url: str) -> tuple[list[Any], list[Any], list[Any], int]:
+    connection = await asyncpg.connect(database_url)
+    try:
+        return (
+            await connection.fetch("SELECT * FROM orders"),
+            await connection.fetch("SELECT * FROM notifications ORDER BY id"),
+            await connection.fetch("SELECT * FROM events WHERE subject = 'order' ORDER BY version"),
+            await connection.fetchval(_BUSY),
+        )
+    finally:
+        await connection.close()
+
+
+def check_orders(ledger: Ledger, orders: list[Any], events: list[Any]) -> Iterator[str]:
+    by_key: dict[str, list[Any]] = {}
+    for order in orders:
+        by_key.setdefault(order["item"], []).append(order)
+    happened: dict[Any, list[Any]] = {}
+    for event in events:
+        happened.setdefault(event["subject_id"], []).append(event)
+    for sale in ledger.sales:
+        kept = by_key.get(sale.key, [])
+        if len(kept) > 1 or len(sale.ids) > 1:
+            yield f"{sale.key}: {len(kept)} orders under one key, {len(sale.ids)} told"
+        if sale.id is not None and [str(order["id"]) for order in kept] != [sale.id]:
+            yield f"{sale.key}: acknowledged and not kept"
+        for order in kept:
+            if order["version"] < sale.version:
+                yield f"{sale.key}: version {sale.version} was told, {order['version']} kept"
+            if order["version"] == sale.version and order["status"] != sale.status:
+                yield f"{sale.key}: {sale.status} was told, {order['status']} kept"
+    for order in orders:
+        story = happened.get(order["id"], [])
+        if [event["version"] for event in story] != list(range(1, order["version"] + 1)):
+            yield f"{order['item']}: its events do not count up to version {order['version']}"
+        moves = [json.loads(event["data"]).get("to") for event in story[1:]]
+        if order["status"] != (moves[-1] if moves else "pending"):
+            yield f"{order['item']}: is {order['status']}, its events say {moves}"
+
+
+def verdict_of(send: ReceivedSend) -> str:
+    """What a caller can know from the answer: `accepted`, `refused` or `unsure`."""
+    answer = send.answer
+    if answer is None or answer.broken:
+        return "unsure"
+    if answer.status != httpx.codes.CREATED:
+        return "refused" if answer.status == httpx.codes.SERVICE_UNAVAILABLE else "unsure"
+    try:
+        (recipient,) = json.loads(answer.body)["SMSMessageData"]["Recipients"]
+    except ValueError:
+        return "unsure"
+    return "accepted" if recipient["statusCode"] in (100, 101, 102) else "refused"
+
+
+def check_texts(
+    ledger: Ledger,
+    orders: list[Any],
+    rows: list[Any],
+    received: list[ReceivedSend],
+    shown: list[HandsetMessage],
+) -> Iterator[str]:
+    sends: dict[tuple[str, str], list[ReceivedSend]] = {}
+    for send in received:
+        assert send.asked is not None
+        sends.setdefault((send.asked.recipients[0], send.asked.text), []).append(send)
+    taken = Counter(
+        (text.to, text.text) for text in shown if text.status is not MessageStatus.REFUSED
+    )
+    messages = {(row["to_phone"], row["text"]): row for row in rows}
+    if len(messages) != len(rows):
+        yield "two messages with one text"
+    if strangers := sends.keys() - messages.keys():
+        yield f"{len(strangers)} texts were sent that no message asked for"
+    for what, row in messages.items():
+        yield from check_text(row, sends.get(what, []), taken[what])
+    known = {str(row["id"]) for row in rows}
+    told = {text for sale in ledger.sales for text in sale.texts}
+    if lost := told - known:
+        yield f"{len(lost)} messages were told and not kept"
+    created = Counter(row["order_id"] for row in rows if row["event"] == "order_created")
+    yield from (
+        f"{order['item']}: {created[order['id']]} messages of its creation"
+        for order in orders
+        if created[order["id"]] != 1
+    )
+    for row in rows:
+        out_at = ledger.opted_out.get(str(row["customer_id"]))
+        if out_at is None:
+            continue
+        arrived = [send.at for send in sends.get((row["to_phone"], row["text"]), ())]
+        if arrived and row["handed_at"] > out_at:
+            yield f"{row['id']}: begun {row['handed_at'] - out_at} after the opt-out"
+        if any(at > out_at + IN_FLIGHT for at in arrived):
+            yield f"{row['id']}: arrived long after the opt-out"
+
+
+def check_text(row: Any, sends: list[ReceivedSend], taken: int) -> Iterator[str]:
+    name = f"message {row['id']} ({row['status']}, {row['outcome_code']})"
+    verdicts = [verdict_of(send) for send in sends]
+    if taken > 1:
+        yield f"{name}: the gateway took it {taken} times"
+    if any(verdict != "refused" for verdict in verdicts[:-1]):
+        yield f"{name}: sent again after {verdicts}"
+    if row["status"] == "sending":
+        yield f"{name}: stuck"
+    if row["status"] in ("sent", "delivered") and taken != 1:
+        yield f"{name}: the gateway took it {taken} times"
+    if row["status"] in ("queued", "deferred", "skipped", "dead") and taken:
+        yield f"{name}: the gateway has it"
+    # Without balance no attempt is spent.
+    spent = sum(
+        send.answer is None or verdict == "unsure" or b"InsufficientBalance" not in send.answer.body
+        for send, verdict in zip(sends, verdicts, strict=True)
+    )
+    if spent > row["attempts"]:
+        yield f"{name}: {spent} sends in {row['attempts']} attempts"
+
+
+# --- the run -------------------------------------------------------------------------------------
+
+
+async def log_in(url: str) -> dict[str, str]:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
+        person = {"username": "johndoe", "password": "securepassword123"}
+        await client.post("/api/auth/register/", json={**person, "email": "john@example.com"})
+        app = (await client.post("/api/auth/create-app/", json={"name": "Till"})).json()
+        credentials = {"client_id": app["client_id"], "client_secret": app["client_secret"]}
+        login = await client.post("/api/auth/login/", json={**person, **credentials})
+        login.raise_for_status()
+        return {"Authorization": f"Bearer {login.json()['access_token']}"}
+
+
+def assemble(thread: ThreadPoolExecutor, folder: Path) -> Parts:
+    postgres = thread.submit(
+        lambda: servers.OwnPostgres(servers.postgres_binaries(), durable=True)
+    ).result()
+    redis = thread.submit(lambda: servers.OwnRedis(servers.redis_binary())).result()
+    ports = [servers.free_port() for _ in range(3)]
+    urls = [f"http://127.0.0.1:{port}" for port in ports[:2]]
+    database_url = postgres.fresh_database()
+    env = environment_for_child(
+        DATABASE_URL=database_url,
+        REDIS_URL=redis.url,
+        DEBUG="true",
+        SECRET_KEY=secrets.token_hex(32),
+        PUBLIC_URL=urls[0],
+        AFRICAS_TALKING_BASE_URL=f"http://127.0.0.1:{ports[2]}",
+        AFRICAS_TALKING_CALLBACK_TOKEN=TOKEN,
+        RATE_LIMIT="off",
+        RATE_LIMIT_AUTH="off",
+        SMS_PHONE_LIMIT="off",
+        SMS_TIMEOUT_S=TIMEOUTS,
+        SMS_RETRY_BASE_S="1",
+        SMS_PAUSE_S="1",
+        LOG_FORMAT="json",
+        LOG_LEVEL="WARNING",
+    )
+    if env.pop("PYTHONDONTWRITEBYTECODE", None):  # starting would take three times as long
+        env.setdefault("PYTHONPYCACHEPREFIX", str(folder / "bytecode"))
+    simulator = Simulator(
+        SimulatorSettings(
+            callback_url=f"{urls[0]}/api/sms/africastalking/{TOKEN}",
+            report_delay_s=0.3,
+            slow_s=0.4,
+            hang_s=3,
+            late_s=4,
+            keep=1_000_000,
+        )
+    )
+    return Parts(
+        postgres=postgres,
+        redis=redis,
+        database_url=database_url,
+        simulator=simulator,
+        webs=[
+            Program(f"web-{number}", ["serve", "--port", str(port)], folder, env)
+            for number, port in enumerate(ports[:2], start=1)
+        ],
+        workers=[Program(f"worker-{number}", ["worker"], folder, env) for number in (1, 2)],
+        urls=[*urls, f"http://127.0.0.1:{ports[2]}"],
+        thread=thread,
+    )
+
+
+async def stir(parts: Parts, folder: Path, ledger: Ledger, seconds: float, rate: float) -> None:
+    """Start everything, break it for that long, repair it and wait until all is done."""
+    migrate = Program("migrate", ["migrate"], folder, parts.webs[0]._env)  # noqa: SLF001  same settings
+    await migrate.start()
+    await migrate.terminate()
+    await asyncio.gather(*(program.start() for program in [*parts.webs, *parts.workers]))
+    ledger.headers = await log_in(parts.urls[0])
+    async with httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False) as client:
+        tills = [Till(ledger, client, parts.urls[:2]) for _ in range(TILLS)]
+        await asyncio.gather(*(till.new_customer() for till in tills for _ in range(3)))
+        ends_at = time.monotonic() + seconds
+        # A sale is about three requests and a second long.
+        pause_s = max(TILLS * 3 / rate - 1, 0.02)
+        await asyncio.gather(
+            break_parts(parts, ledger, ends_at),
+            break_gateway(parts, ledger, ends_at),
+            *(keep_busy(till, ledger, pause_s, ends_at) for till in tills),
+        )
+    took = await settle(parts.database_url)
+    print(f"settled after {took:.1f} s")
+
+
+async def run(seconds: float, rate: float, seed: int, folder: Path) -> list[str]:
+    ledger = Ledger(seed, random.Random(seed))
+    with ThreadPoolExecutor(1) as thread:
+        parts = assemble(thread, folder)
+        port = int(parts.urls[2].rpartition(":")[2])
+        gateway = _GatewayServer(
+            uvicorn.Config(
+                parts.simulator.app(),
+                port=port,
+                log_config=None,
+                access_log=False,
+                ws="none",
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        serving = asyncio.create_task(gateway.serve())
+        programs = [*parts.webs, *parts.workers]
+        try:
+            await stir(parts, folder, ledger, seconds, rate)
+            codes = await asyncio.gather(*(program.terminate() for program in programs))
+            orders, rows, events, busy = await rows_of(parts.database_url)
+        finally:
+            await asyncio.gather(*(program.kill() for program in programs))
+            gateway.should_exit = True
+            await serving
+            thread.submit(parts.redis.close).result()
+            thread.submit(parts.postgres.close).result()
+    received, shown = list(parts.simulator.received), list(parts.simulator.messages())
+    for name, listed in {"messages": rows, "sends": received, "handsets": shown}.items():
+        (folder / f"{name}.txt").write_text("\n".join(map(str, listed)))
+    broken = [f"unexpected answer: {each}" for each in ledger.surprises]
+    broken += check_orders(ledger, orders, events)
+    broken += check_texts(ledger, orders, rows, received, shown)
+    if busy:
+        broken.append(f"{busy} messages are still under way")
+    if any(codes):
+        broken.append(f"programs did not end in order: {codes}")
+    tell(ledger, rows, received, [program.log for program in programs])
+    return broken
+
+
+def tell(ledger: Ledger, rows: list[Any], received: list[ReceivedSend], logs: list[Path]) -> None:
+    acknowledged = sum(sale.id is not None for sale in ledger.sales)
+    print(f"orders                {len(ledger.sales)} asked for, {acknowledged} acknowledged")
+    print(f"customers opted out   {len(ledger.opted_out)}")
+    told = {
+        "answers": ledger.counts,
+        "faults": ledger.faults,
+        "messages": Counter(row["status"] for row in rows),
+        "unknown because": Counter(
+            row["outcome_code"] for row in rows if row["status"] == "unknown"
+        ),
+        "sends": Counter(verdict_of(send) for send in received),
+    }
+    for title, counts in told.items():
+        print(f"{title:21} " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
+    said: Counter[str] = Counter()
+    for log in logs:
+        for line in log.read_text(errors="replace").splitlines():
+            with suppress(ValueError, TypeError, LookupError):
+                entry = json.loads(line)
+                said[f"{entry['level']} {entry['logger']}: {entry['event'][:70]}"] += 1
+    for line, count in sorted(said.items()):
+        print(f"{count:6} times {line}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=300, help="of faults (%(default)s)")
+    parser.add_argument("--rate", type=float, default=15, help="requests a second (%(default)s)")
+    parser.add_argument("--seed", type=int, default=None, help="repeats the faults of a run")
+    # The simulated gateway breaks connections on purpose, and its server would complain.
+    for noisy in ("uvicorn", "savannah.simulator"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    parser.add_argument("--keep", metavar="FOLDER", help="keep logs and lists there")
+    options = parser.parse_args()
+    seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
+    print(f"seed {seed}, {options.seconds:g} s", flush=True)
+    with tempfile.TemporaryDirectory(prefix="savannah-chaos-") as made:
+        folder = Path(options.keep or made)
+        folder.mkdir(parents=True, exist_ok=True)
+        broken = asyncio.run(run(options.seconds, options.rate, seed, folder))
+    for each in broken[:50]:
+        print(f"BROKEN {each}")
+    print(f"{len(broken)} broken promises (seed {seed})" if broken else "nothing was lost")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
