@@ -172,6 +172,20 @@ async def test_a_fresh_reader_sees_what_is_committed_now(storage, make, keep):
             assert (await reader.customers.get(jane.id)).version == version
 
 
+async def test_single_reads_leave_later_units_of_work_whole(storage, make, keep):
+    jane, joe = make.customer(), make.customer()
+    await keep(jane)
+    for _ in range(3):
+        async with storage(reading="each") as reader:
+            assert await reader.customers.get(jane.id) == jane
+            assert await reader.customers.get_many([jane.id]) == {jane.id: jane}
+        async with storage() as uow:  # perhaps on the same connection
+            await uow.customers.add(joe)
+        with pytest.raises(NotFound):
+            async with storage(reading="each") as reader:
+                await reader.customers.get(joe.id)
+
+
 async def test_no_update_of_a_locked_row_is_lost(storage, make, keep):
     jane = make.customer()
     await keep(jane)

@@ -57,16 +57,19 @@ SAID = {
 
 
 class CountedStorage(MemoryStorage):
-    """Knows how often it was opened, and can be out of order."""
+    """Knows how often it was opened, can be out of order, and can be restored from another."""
 
     def __init__(self) -> None:
         super().__init__()
         self.opened = 0
         self.down = False
+        self.restored: CountedStorage | None = None
 
     def __call__(self, *, reading: bool = False) -> MemoryUnitOfWork:
         if self.down:
             raise Unavailable
+        if self.restored is not None:
+            return self.restored(reading=reading)
         self.opened += 1
         return super().__call__(reading=reading)
 
@@ -521,6 +524,20 @@ def test_a_retired_key_neither_signs_nor_verifies(key: SigningKey) -> None:
         tokens = await emergency.process()
         await refused(tokens, token)
         assert header_of(await tokens.sign_access(CLAIMS))["kid"] != key.kid
+
+    run(scene())
+
+
+def test_a_token_that_was_read_before_is_refused_once_its_key_is_retired(key: SigningKey) -> None:
+    async def scene() -> None:
+        realm, emergency = Realm(key), Realm(replace(key, retired_at=START))
+        await emergency.process()
+        tokens = await realm.process()
+        token = await tokens.sign_access(CLAIMS)
+        await tokens.read_access(token)
+        realm.storage.restored = emergency.storage
+        realm.clock.advance(timedelta(seconds=30))
+        await refused(tokens, token)
 
     run(scene())
 

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -38,6 +38,7 @@ _NONCE_BYTES: Final = 12
 _LONGEST_TOKEN: Final = 8192
 _FRESH_FOR: Final = timedelta(seconds=30)
 _BETWEEN_REFETCHES: Final = timedelta(seconds=2)
+_VERIFIED_MOST: Final = 4096
 
 
 class _UnknownKey(Exception):
@@ -46,11 +47,17 @@ class _UnknownKey(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ring:
-    """The keys as storage had them at `read_at`; `newest` signs."""
+    """The keys as storage had them at `read_at`; `newest` signs.
+
+    Attributes:
+        verified: claims of tokens that these keys have verified, by the digest of the token. A
+            signature stays right; whether the login still stands is asked elsewhere, every time.
+    """
 
     keys: Mapping[str, RSAKey]
     newest: str
     read_at: datetime
+    verified: dict[bytes, AccessClaims] = field(default_factory=dict)
 
 
 class JoseTokens(Tokens):
@@ -148,25 +155,34 @@ class JoseTokens(Tokens):
     # --- reading one token -----------------------------------------------------------------------
 
     def _read(self, token: str, ring: _Ring) -> AccessClaims:
+        if len(token) > _LONGEST_TOKEN:
+            raise InvalidToken
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        claims = ring.verified.get(digest)
+        if claims is None:
+            claims = self._verified(token, ring)
+            if len(ring.verified) >= _VERIFIED_MOST:
+                ring.verified.clear()
+            ring.verified[digest] = claims
+        if claims.expires_at <= self._clock.now():
+            raise TokenExpired
+        return claims
+
+    def _verified(self, token: str, ring: _Ring) -> AccessClaims:
         def named_key(guest: GuestProtocol) -> RSAKey:
             kid = guest.headers()["kid"]
             if kid not in ring.keys:
                 raise _UnknownKey
             return ring.keys[kid]
 
-        if len(token) > _LONGEST_TOKEN:
-            raise InvalidToken
         try:
             read = jwt.decode(token, named_key, algorithms=[_ALGORITHM])
-            claims = self._checked(read.header, read.claims)
+            return self._checked(read.header, read.claims)
         except _UnknownKey:
             raise
         except Exception:  # noqa: BLE001 - a hostile text finds exceptions no one has listed
             # Not even the reason goes to the log: it may quote the token.
             raise InvalidToken from None
-        if claims.expires_at <= self._clock.now():
-            raise TokenExpired
-        return claims
 
     def _checked(self, header: Mapping[str, Any], claims: Mapping[str, Any]) -> AccessClaims:
         """The claims of a token whose signature is right; anything odd raises something.

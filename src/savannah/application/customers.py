@@ -110,7 +110,7 @@ class Customers:
     async def get(self, customer_id: CustomerId, *, by: Caller) -> Customer:
         """One customer, archived ones too. Raises: InsufficientScope, NotFound."""
         by.require(Scope.CUSTOMERS_READ)
-        async with self._storage(reading=True) as uow:
+        async with self._storage(reading="each") as uow:
             return await uow.customers.get(customer_id)
 
     async def get_many(
@@ -118,13 +118,13 @@ class Customers:
     ) -> Mapping[CustomerId, Customer]:
         """Those of the customers that exist. Raises: InsufficientScope."""
         by.require(Scope.CUSTOMERS_READ)
-        async with self._storage(reading=True) as uow:
+        async with self._storage(reading="each") as uow:
             return await uow.customers.get_many(ids)
 
     async def list(self, where: CustomerFilter, page: PageRequest, *, by: Caller) -> Page[Customer]:
         """A page of customers. Raises: InsufficientScope."""
         by.require(Scope.CUSTOMERS_READ)
-        async with self._storage(reading=True) as uow:
+        async with self._storage(reading="each") as uow:
             return await uow.customers.list(where, page)
 
     async def search(
@@ -137,7 +137,7 @@ class Customers:
         """
         by.require(Scope.CUSTOMERS_READ)
         query = SearchQuery.parse(q, region=self._business.region)
-        async with self._storage(reading=True) as uow:
+        async with self._storage(reading="each") as uow:
             found = await uow.customers.search(query, where, page)
         return found.map(lambda customer: Hit(customer, match_customer(query, customer)))
 

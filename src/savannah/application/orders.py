@@ -153,13 +153,13 @@ class Orders:
     async def get(self, order_id: OrderId, *, by: Caller) -> Order:
         """One order. Raises: InsufficientScope, NotFound (deleted ones too)."""
         by.require(Scope.ORDERS_READ)
-        async with self._storage(reading=True) as uow:
+        async with self._storage(reading="each") as uow:
             return await uow.orders.get(order_id)
 
     async def list(self, where: OrderFilter, page: PageRequest, *, by: Caller) -> Page[Order]:
         """A page of orders. Raises: InsufficientScope."""
         by.require(Scope.ORDERS_READ)
-        async with self._storage(reading=True) as uow:
+        async with self._storage(reading="each") as uow:
             return await uow.orders.list(where, page)
 
     async def search(

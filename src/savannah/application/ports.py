@@ -41,7 +41,7 @@ from savannah.domain.sms_text import Locale, SmsEvent
 from savannah.domain.statistics import AnalyticsSums, Period, SmsSum, StatusSum
 
 Lock = Literal["share", "update"]
-Reading = bool | Literal["fresh"]
+Reading = bool | Literal["each", "fresh"]
 
 
 # --- storage -------------------------------------------------------------------------------------
@@ -469,8 +469,9 @@ class Storage(Protocol):
     def __call__(self, *, reading: Reading = False) -> UnitOfWork:
         """A new unit of work. A `reading` one must not write.
 
-        It may see slightly older data, unless it is `"fresh"`: then it sees what is committed
-        now, as a check of somebody's rights must.
+        It may see slightly older data, and all its reads see the same moment. With `"each"` every
+        read has a moment of its own, which is cheaper where there is but one. With `"fresh"`
+        each also sees what is committed now, as a check of somebody's rights must.
         """
 
     @abstractmethod

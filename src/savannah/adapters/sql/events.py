@@ -18,6 +18,7 @@ from sqlalchemy import (
     insert,
     select,
     true,
+    tuple_,
 )
 
 from savannah.adapters.sql.tables import events, idempotency_keys
@@ -98,7 +99,13 @@ _FIND: Final[dict[str, Select[Any]]] = {
 }
 _KEEP: Final = insert(idempotency_keys)
 _FORGET: Final = delete(idempotency_keys).where(_IS_KEY)
-_FORGET_EXPIRED: Final = delete(idempotency_keys).where(_k.expires_at <= bindparam("now"))
+_ID: Final = (_k.principal, _k.operation, _k.key)
+_FORGET_EXPIRED: Final = delete(idempotency_keys).where(
+    # Those that are locked are about to go in another transaction.
+    tuple_(*_ID).in_(
+        select(*_ID).where(_k.expires_at <= bindparam("now")).with_for_update(skip_locked=True)
+    )
+)
 
 
 class SqlIdempotency(Idempotency):

@@ -2,6 +2,9 @@
 
 `free_at` is the outbox in one column: while a message waits, nobody may take it before that; one
 that does not wait has none.
+
+Whoever locks several messages does so in the order of their ids, or passes over those that are
+locked; so no two wait for each other.
 """
 
 from __future__ import annotations
@@ -116,7 +119,7 @@ _UNKNOWN_TO: Final = (
         _n.handed_at > bindparam("after"),
         _n.status == SmsStatus.UNKNOWN,
     )
-    .order_by(_n.handed_at, _n.id)
+    .order_by(_n.id)
     .limit(2)
     .with_for_update()
 )
@@ -132,7 +135,14 @@ _RESENT: Final = (
     )
     .order_by(_n.created_at)
 )
-_SKIP_WAITING: Final = update(notifications).where(_n.order_id == bindparam("of_order"), IN_OUTBOX)
+_SKIP_WAITING: Final = update(notifications).where(
+    _n.id.in_(
+        select(_n.id)
+        .where(_n.order_id == bindparam("of_order"), IN_OUTBOX)
+        .order_by(_n.id)
+        .with_for_update()
+    )
+)
 _DEAD: Final = select(_n.id).where(_n.status == SmsStatus.DEAD).order_by(_n.created_at, _n.id)
 _OVERTAKEN: Final = (
     select(delivery_reports.c.provider_id)
@@ -200,14 +210,13 @@ class SqlNotifications(Notifications):
     ) -> Sequence[Notification]:
         if not ids:
             return ()
-        # Locked in the order of their ids, so that two callers cannot wait for each other.
         statement = _SELECT.where(_n.id.in_(sorted(ids))).order_by(_n.id)
         if lock is not None:
             statement = statement.with_for_update(read=lock == "share")
         return await self._found(statement)
 
     async def save(self, *notifications: Notification) -> None:
-        for each in notifications:
+        for each in sorted(notifications, key=lambda message: message.id):
             self._transaction.later(_UPDATE, {**_values(each), "notification_id": each.id})
 
     async def newest(self, order_id: OrderId) -> Notification | None:
@@ -286,11 +295,13 @@ class SqlNotifications(Notifications):
 
     async def release(self, ids: Collection[NotificationId]) -> None:
         if ids:
-            given_back = (
-                update(notifications)
+            leased = (
+                select(_n.id)
                 .where(_n.id.in_(sorted(ids)), IN_OUTBOX)
-                .values(free_at=_n.due_at)
+                .order_by(_n.id)
+                .with_for_update()
             )
+            given_back = update(notifications).where(_n.id.in_(leased)).values(free_at=_n.due_at)
             self._transaction.later(given_back, {})
 
     async def stuck(self, *, handed_before: datetime, most: int) -> Sequence[Notification]:
@@ -375,7 +386,7 @@ class SqlNotifications(Notifications):
         kept = (
             select(delivery_reports)
             .where(c.provider_id.in_(sorted(provider_ids)), c.matched.is_(False))
-            .order_by(c.received_at)
+            .order_by(c.received_at, c.provider_id, c.word)
             .with_for_update()
         )
         rows = await self._transaction.all(kept)

@@ -1,14 +1,13 @@
-"""Keyset pages and ranked search over any select: one query a page, and one more for the count."""
+"""Keyset pages and ranked search over any select: one query a page, its count included."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     Integer,
     Row,
     Select,
@@ -31,6 +30,8 @@ from savannah.domain.paging import (
     SortValue,
 )
 from savannah.domain.search import Rank, SearchQuery
+
+_COUNTED: Final = "counted_rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,15 @@ async def read_page(
     counting = select(func.count()).select_from(
         found.with_only_columns(keys[-1].column).limit(COUNT_EXACT_TO + 1).subquery()
     )
-
-    def read(connection: Connection) -> tuple[Sequence[Row[Any]], int | None]:
-        rows = connection.execute(page).all()
-        return rows, connection.scalar(counting) if request.count else None
-
-    rows, counted = await transaction.run(read)
+    if request.count:  # in the same statement, so that they agree and travel together
+        page = page.add_columns(counting.scalar_subquery().label(_COUNTED))
+    rows = await transaction.all(page)
+    counted: int | None = None
+    if request.count:
+        counted = rows[0]._mapping[_COUNTED] if rows else 0  # noqa: SLF001 - public, named so
+        if not rows and place is not None:
+            counting_row = await transaction.first(counting)
+            counted = 0 if counting_row is None else counting_row[0]
     return Page.cut(
         rows,
         request,

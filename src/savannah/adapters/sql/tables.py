@@ -76,12 +76,15 @@ class Instant(TypeDecorator[datetime]):
             return value
         return (value - _EPOCH) // _MICROSECOND
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        if dialect.name == "postgresql":
+            return None  # its driver gives moments in UTC
+        return super().result_processor(dialect, coltype)
+
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        del dialect
         if value is None:
             return None
-        if dialect.name == "postgresql":
-            moment: datetime = value
-            return moment.astimezone(UTC)
         return _EPOCH + timedelta(microseconds=value)
 
 
@@ -101,12 +104,19 @@ class Uid(TypeDecorator[UUID]):
             return value
         return value.bytes
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> UUID | None:
-        if value is None:
-            return None
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         if dialect.name == "postgresql":
-            return UUID(int=value.int)  # the driver has a subclass of its own
-        return UUID(bytes=value)
+            return _plain_uuid
+        return super().result_processor(dialect, coltype)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> UUID | None:
+        del dialect
+        return None if value is None else UUID(bytes=value)
+
+
+def _plain_uuid(value: UUID | None) -> UUID | None:
+    """The driver has a subclass of its own."""
+    return None if value is None else UUID(int=value.int)
 
 
 class Words(TypeDecorator[str]):
@@ -120,9 +130,8 @@ class Words(TypeDecorator[str]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(Text(collation="C"))
-        return dialect.type_descriptor(Text())
+        # As it is: the driver's own string type would be VARCHAR in the schema.
+        return Text(collation="C" if dialect.name == "postgresql" else None)
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         del dialect

@@ -82,6 +82,7 @@ class SqlStorage(Storage):
         lock_timeout: timedelta = timedelta(seconds=5),
         prepared_statements: bool = True,
         replicas: Sequence[str] = (),
+        replica_lag: timedelta = timedelta(seconds=5),
     ) -> Self:
         """The storage behind `sqlite:///path` or `postgresql://…`, driver suffix or not.
 
@@ -92,8 +93,11 @@ class SqlStorage(Storage):
             statement_timeout: Postgres only, likewise `lock_timeout`.
             prepared_statements: False behind PgBouncer in transaction mode; timeouts are then
                 set on the database role, and PgBouncer does the pooling.
-            replicas: URLs of read replicas; units of work for reading go there, save
-                fresh ones.
+            replicas: URLs of read replicas of that Postgres. Units of work for reading go
+                there, save fresh ones; a replica that fails, or has not yet what this storage
+                has committed, is passed over in favour of the primary.
+            replica_lag: likewise one that may be further behind than this; one that failed is
+                tried again after as long.
 
         Raises:
             ValueError: the URL is neither SQLite's nor Postgres's.
@@ -107,6 +111,7 @@ class SqlStorage(Storage):
                 lock_timeout=lock_timeout,
                 prepared_statements=prepared_statements,
                 replicas=tuple(replicas),
+                replica_lag=replica_lag,
             )
         )
 
@@ -118,11 +123,11 @@ class SqlStorage(Storage):
         await self.read(lambda connection: connection.execute(_PING).one())
 
     async def read(self, work: Work[T]) -> T:
-        """Look at the database itself, as the schema check does.
+        """Look at the primary database itself, as the schema check does.
 
         Raises: Unavailable.
         """
-        transaction = Transaction(self._lanes, set(), reading=True)
+        transaction = Transaction(self._lanes, set(), reading="fresh")
         try:
             return await transaction.run(work)
         finally:

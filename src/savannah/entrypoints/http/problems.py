@@ -251,7 +251,8 @@ def refuse(request: Request[Any, Any, Any], error: SavannahError) -> Response[by
     """The answer to a refusal of the core."""
     status = status_of(error)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        log.error("a part we depend on is unavailable", exc_info=error)
+        cause = type(error.__cause__ or error).__name__
+        log.error("a part we depend on is unavailable", extra={"cause": cause})
     return _respond(
         document(
             status=status,
