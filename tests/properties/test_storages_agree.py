@@ -1,6 +1,6 @@
-"""Two storages side by side, given the same operations until they disagree.
+"""Storages side by side, given the same operations until they disagree.
 
-Each rule runs one unit of work on the memory storage and on SQLite and compares what came back,
+Each rule runs one unit of work in memory, on SQLite and on Postgres and compares what came back,
 refusals included. What is right is said by the contract suites; this finds what they forgot.
 """
 
@@ -24,9 +24,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sqlalchemy import delete
 
 from savannah.adapters.memory import MemoryStorage, SeededRandomness
 from savannah.adapters.sql import SqlStorage, migrate
+from savannah.adapters.sql.tables import metadata
 from savannah.application.ports import (
     CustomerFilter,
     IdempotencyRecordKey,
@@ -142,11 +144,12 @@ outcomes = st.sampled_from(
 
 
 class StoragesAgree(RuleBasedStateMachine):
-    """Both storages begin empty and go through the same story."""
+    """All storages begin empty and go through the same story."""
 
     customers: Bundle[CustomerId] = Bundle("customers")
     orders: Bundle[OrderId] = Bundle("orders")
     template: Path
+    postgres_url: str
     _begun = 0
 
     def __init__(self) -> None:
@@ -156,16 +159,24 @@ class StoragesAgree(RuleBasedStateMachine):
         path = self.template.with_name(f"{self._begun}.db")
         shutil.copy(self.template, path)
         self._runner = asyncio.Runner()
-        self._sqlite = SqlStorage.open(f"sqlite:///{path}")
-        self._storages = (MemoryStorage(), self._sqlite)
+        self._opened = [SqlStorage.open(f"sqlite:///{path}"), SqlStorage.open(self.postgres_url)]
+        self._storages = (MemoryStorage(), *self._opened)
+        self._runner.run(self._empty(self._opened[1]))
         self._written = True
 
+    async def _empty(self, storage: SqlStorage) -> None:
+        async with storage() as uow:
+            for table in reversed(metadata.sorted_tables):
+                uow._transaction.later(delete(table), {})
+            await uow.commit()
+
     def teardown(self) -> None:
-        self._runner.run(self._sqlite.close())
+        for storage in self._opened:
+            self._runner.run(storage.close())
         self._runner.close()
 
-    def both(self, work: Any, *, commit: bool = True) -> Any:
-        """Run the work on both; what they answered, the error where they refused."""
+    def all(self, work: Any, *, commit: bool = True) -> Any:
+        """Run the work on all; what they answered, the error where they refused."""
 
         async def on(storage: Any) -> Any:
             try:
@@ -179,8 +190,9 @@ class StoragesAgree(RuleBasedStateMachine):
             except SavannahError as error:
                 return type(error), str(error)
 
-        memory, sqlite = (self._runner.run(on(storage)) for storage in self._storages)
-        assert memory == sqlite
+        memory, *others = [self._runner.run(on(storage)) for storage in self._storages]
+        for answer in others:
+            assert answer == memory
         self._written = True
         return memory
 
@@ -213,7 +225,7 @@ class StoragesAgree(RuleBasedStateMachine):
         async def add(uow):
             await uow.customers.add(customer)
 
-        refused = self.both(add, commit=commit) is not None
+        refused = self.all(add, commit=commit) is not None
         return customer.id if commit and not refused else multiple()
 
     @rule(
@@ -232,7 +244,7 @@ class StoragesAgree(RuleBasedStateMachine):
             await uow.customers.save(after)
             return await uow.customers.get(customer_id)
 
-        self.both(change)
+        self.all(change)
 
     @rule(customer_id=customers, at=moments, erase=st.booleans())
     def archive_or_restore(self, *, customer_id, at, erase):
@@ -251,7 +263,7 @@ class StoragesAgree(RuleBasedStateMachine):
             await uow.customers.save(after)
             return await uow.customers.open_orders(customer_id)
 
-        self.both(change)
+        self.all(change)
 
     # --- orders ----------------------------------------------------------------------------------
 
@@ -283,7 +295,7 @@ class StoragesAgree(RuleBasedStateMachine):
         async def add(uow):
             await uow.orders.add(order)
 
-        return multiple() if self.both(add) else order.id
+        return multiple() if self.all(add) else order.id
 
     @rule(order_id=orders, status=st.sampled_from(Status), at=moments, notes=words)
     def move_order(self, *, order_id, status, at, notes):
@@ -294,7 +306,7 @@ class StoragesAgree(RuleBasedStateMachine):
             await uow.orders.save(replace(after, notes=notes))
             return await uow.orders.get(order_id)
 
-        self.both(move)
+        self.all(move)
 
     @rule(order_id=orders, at=moments)
     def delete_order(self, *, order_id, at):
@@ -303,7 +315,7 @@ class StoragesAgree(RuleBasedStateMachine):
             await uow.orders.save(order.deleted(at=at))
             await uow.notifications.skip_waiting(order_id, reason=SkipReason.ORDER_DELETED, at=at)
 
-        self.both(delete)
+        self.all(delete)
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -344,7 +356,7 @@ class StoragesAgree(RuleBasedStateMachine):
             await uow.notifications.add(message)
             return (await uow.orders.get(order_id)).sms
 
-        self.both(add)
+        self.all(add)
 
     @rule(now=moments, most=limits, lease=st.integers(1, 4), send=st.lists(outcomes, max_size=4))
     def dispatch(self, *, now, most, lease, send):
@@ -376,10 +388,10 @@ class StoragesAgree(RuleBasedStateMachine):
             await uow.notifications.release([row.id for row in rows[len(send) :]])
             return rows
 
-        ids = self.both(take)
+        ids = self.all(take)
         if send:
-            self.both(start)
-            self.both(settle)
+            self.all(start)
+            self.all(settle)
 
     @rule(
         provider_id=st.sampled_from(["p-1", "p-2", "p-3"]),
@@ -403,7 +415,7 @@ class StoragesAgree(RuleBasedStateMachine):
                 await uow.notifications.save(unknown[0].reported(arrived))
             return is_new, len(unknown)
 
-        self.both(record)
+        self.all(record)
 
     @rule(ids=st.sets(st.sampled_from(["p-1", "p-2", "p-3"])))
     def kept_reports(self, *, ids):
@@ -411,7 +423,7 @@ class StoragesAgree(RuleBasedStateMachine):
             rows = await uow.notifications.kept_reports(ids)
             return sorted(rows, key=lambda row: (row.provider_id, row.word))
 
-        self.both(kept)
+        self.all(kept)
 
     @rule(at=moments, most=limits)
     def sweep(self, *, at, most):
@@ -421,7 +433,7 @@ class StoragesAgree(RuleBasedStateMachine):
             unknown = await uow.notifications.unknown_since(handed_before=at, most=most)
             return list(stuck), list(unknown)
 
-        self.both(lose)
+        self.all(lose)
 
     # --- keys ------------------------------------------------------------------------------------
 
@@ -441,21 +453,21 @@ class StoragesAgree(RuleBasedStateMachine):
                 await uow.idempotency.finish(record, fingerprint, b"x", expires_at=expires_at)
             return answer, await uow.idempotency.forget_expired(now=now)
 
-        self.both(begin, commit=commit)
+        self.all(begin, commit=commit)
 
     # --- reading ---------------------------------------------------------------------------------
 
     def walk(self, fetch, limit, **request):
         """Compare every page, there and back again."""
-        page = self.both(lambda uow: fetch(uow, PageRequest(limit=limit, **request)))
+        page = self.all(lambda uow: fetch(uow, PageRequest(limit=limit, **request)))
         pages = 1
         while page.next is not None:
             after = PageRequest(limit=limit, after=page.next, **request)
-            page = self.both(lambda uow, after=after: fetch(uow, after))
+            page = self.all(lambda uow, after=after: fetch(uow, after))
             pages += 1
         while page.previous is not None:
             before = PageRequest(limit=limit, before=page.previous, **request)
-            page = self.both(lambda uow, before=before: fetch(uow, before))
+            page = self.all(lambda uow, before=before: fetch(uow, before))
             pages -= 1
         assert pages == 1
 
@@ -522,7 +534,7 @@ class StoragesAgree(RuleBasedStateMachine):
                 as_of=now,
             )
 
-        self.both(stats)
+        self.all(stats)
 
     @invariant()
     def the_outbox_looks_the_same(self):
@@ -541,14 +553,16 @@ class StoragesAgree(RuleBasedStateMachine):
                 {phone: sorted(times) for phone, times in texted.items() if times},
             )
 
-        self.both(look)
+        self.all(look)
         self._written = False
 
 
-def test_memory_and_sqlite_never_disagree(tmp_path):
+def test_memory_sqlite_and_postgres_never_disagree(tmp_path, postgres_server):
     template = tmp_path / "template.db"
-    asyncio.run(migrate(f"sqlite:///{template}"))
-    machine = type("Machine", (StoragesAgree,), {"template": template})
+    url = postgres_server.fresh_database()
+    for each in (f"sqlite:///{template}", url):
+        asyncio.run(migrate(each))
+    machine = type("Machine", (StoragesAgree,), {"template": template, "postgres_url": url})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -558,3 +572,4 @@ def test_memory_and_sqlite_never_disagree(tmp_path):
             suppress_health_check=list(HealthCheck),
         ),
     )
+    postgres_server.drop(url)
