@@ -32,7 +32,7 @@ from savannah.domain.order import Order
 from savannah.domain.paging import PageRequest
 
 MANAGER = Caller.admin("user:manager")
-SHORT = timedelta(milliseconds=200)
+SHORT = timedelta(milliseconds=400)
 SOON_S = 5.0  # on a busy machine; what is waited for takes a fraction of it
 
 Story = Callable[..., Awaitable[None]]

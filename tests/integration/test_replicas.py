@@ -19,7 +19,7 @@ from savannah.domain.customer import Customer
 from savannah.domain.errors import Unavailable
 
 MANAGER = Caller.admin("user:manager")
-SHORT = timedelta(milliseconds=300)
+SHORT = timedelta(milliseconds=400)
 SOON_S = 10.0  # on a busy machine; what is waited for takes a fraction of it
 
 
@@ -56,6 +56,8 @@ def tell(
 
     def tell(story: Callable[[SqlStorage], Awaitable[None]], **options: object) -> None:
         async def within() -> None:
+            if replica._process is None:  # a story before this one failed in between
+                replica.start()
             await replayed(url, replica)
             there = [replica.at(url)]
             async with asyncio.timeout(60), opened(url, there, **options) as storage:
@@ -327,14 +329,17 @@ def test_a_replica_that_goes_away_is_an_error_to_nobody_and_is_used_again(
         readers = [asyncio.create_task(reader()) for _ in range(4)]
         await until(lambda: answers(storage, "replica"))
         await asyncio.to_thread(getattr(replica, how))
-        for _ in range(20):
-            assert await answers(storage, "primary")
-            await asyncio.sleep(0.01)
+        await until(lambda: answers(storage, "primary"))  # what a crash left lives a moment longer
+        before = reads
+
+        async def many_were_answered() -> bool:
+            return reads > before + 40
+
+        await until(many_were_answered)
         replica.start()
         await until(lambda: answers(storage, "replica"))
         over = True
         await asyncio.gather(*readers)
-        assert reads > 20
 
     tell(story, replica_lag=SHORT, pool_size=3)
 
@@ -401,10 +406,9 @@ def test_what_takes_too_long_at_the_replica_is_not_done_again_at_the_primary(tel
     async def story(storage: SqlStorage) -> None:
         async with storage(reading=True) as uow:
             assert await server_of(uow) == "replica"
-            began_at = time.monotonic()
+            slow_there = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_sleep(30)::text END"
             with pytest.raises(Unavailable):
-                await run_sql(uow, "SELECT pg_sleep(30)")
-            assert time.monotonic() - began_at < 2 * SHORT.total_seconds()
+                await run_sql(uow, slow_there)
         assert await answers(storage, "replica")
 
     tell(story, statement_timeout=SHORT)

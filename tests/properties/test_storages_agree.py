@@ -566,7 +566,7 @@ def test_memory_sqlite_and_postgres_never_disagree(tmp_path, postgres_server):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=15,
+            max_examples=10,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
