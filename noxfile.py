@@ -45,7 +45,8 @@ def tests(session: nox.Session) -> None:
     tools(session)
     env = {"COVERAGE_CORE": "ctrace", "PYTHONUNBUFFERED": "1"}
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-n", "2", "--dist", "worksteal", *session.posargs, env=env)
+    shared = ("-n", "2", "--dist", "worksteal")
+    session.run("coverage", "run", "-m", "pytest", *shared, *session.posargs, env=env)
     session.run("coverage", "combine", "--quiet")
     if not session.posargs:
         session.run("coverage", "report", "--fail-under=90", "--format=total")
