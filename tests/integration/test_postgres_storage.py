@@ -257,6 +257,25 @@ def test_leaving_a_unit_of_work_whose_connection_has_ended_is_no_error(server, u
     told(story)
 
 
+def test_leaving_a_unit_of_work_while_the_server_hangs_is_no_error_and_spoils_nothing(server, url):
+    async def story() -> None:
+        patience = {"wait": SHORT, "statement_timeout": SHORT}
+        async with opened(url, pool_size=1, **patience) as storage:
+            jane = await jane_of(in_memory(storage=storage))
+            async with storage() as uow:
+                await uow.customers.get(jane.id, lock="update")
+                server.freeze()
+            server.thaw()
+            async with storage() as uow:
+                await uow.customers.get(jane.id, lock="update")
+                await uow.commit()
+
+    try:
+        told(story)
+    finally:
+        server.thaw()
+
+
 def test_connections_that_ended_while_idle_are_never_noticed(server, url):
     async def story() -> None:
         async with opened(url, pool_size=3) as storage, AsyncExitStack() as stack:

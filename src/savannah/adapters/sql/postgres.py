@@ -75,13 +75,13 @@ class _PostgresLane(Lane):
         await asyncio.shield(task)
 
     async def _close(self) -> None:
-        try:
-            await self._connection.close()
-        except FAILURES:
-            # It could not roll back, because the server went away; now there is nothing to.
-            if not self._connection.closed:
+        if self._connection.in_transaction():
+            try:
+                await self._connection.rollback()
+            except FAILURES:
+                # The server went away, or does not answer: nobody should get this one again.
                 await self._connection.invalidate()
-                await self._connection.close()
+        await self._connection.close()
 
 
 class _SingleLane(Lane):
