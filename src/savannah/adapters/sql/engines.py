@@ -67,7 +67,7 @@ def open_lanes(
     lock_timeout: timedelta,
     prepared_statements: bool,
     replicas: tuple[str, ...] = (),
-    replica_lag: timedelta = timedelta(seconds=5),
+    replica_retry: timedelta = timedelta(seconds=5),
 ) -> Lanes:
     """The database behind a URL; nothing is connected yet.
 
@@ -91,7 +91,7 @@ def open_lanes(
             statement_timeout=statement_timeout,
             lock_timeout=lock_timeout,
             prepared_statements=prepared_statements,
-            replica_lag=replica_lag,
+            replica_retry=replica_retry,
         ),
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -35,7 +35,7 @@ class PostgresSettings:
     statement_timeout: timedelta
     lock_timeout: timedelta
     prepared_statements: bool
-    replica_lag: timedelta
+    replica_retry: timedelta
 
 
 class _PostgresLane(Lane):
@@ -43,11 +43,9 @@ class _PostgresLane(Lane):
         self,
         connection: AsyncConnection,
         releasing: set[asyncio.Task[None]],
-        committed: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._releasing = releasing
-        self._committed = committed
 
     async def run(self, work: Work[T]) -> T:
         try:
@@ -62,10 +60,7 @@ class _PostgresLane(Lane):
             work(connection)
             connection.commit()
 
-        try:
-            await self.run(last)
-        finally:
-            self._committed()  # where it failed, perhaps all the same
+        await self.run(last)
 
     async def release(self) -> None:
         # A task of its own: whoever is cancelled meanwhile, the connection goes back.
@@ -165,13 +160,31 @@ class PostgresLanes(Lanes):
         }
         # Behind PgBouncer only a transaction keeps the steps of a statement on one connection.
         self._reads_singly = settings.prepared_statements
-        self._replicas = Replicas(primary, self._engines[1:], lag=settings.replica_lag)
+        self._watches: list[AsyncEngine] = []
+        self._replicas: Replicas | None = None
+        if replicas:
+            alone = replace(settings, pool_size=1)
+            self._watches = [_postgres_engine(each, alone) for each in (url, *replicas)]
+            watch, *others = (
+                engine.execution_options(isolation_level="AUTOCOMMIT")
+                if self._reads_singly
+                else engine
+                for engine in self._watches
+            )
+            served = zip(self._engines[1:], others, strict=True)
+            self._replicas = Replicas(
+                watch,
+                [Replica(number, *engines) for number, engines in enumerate(served, 1)],
+                retry=settings.replica_retry,
+            )
         self._releasing: set[asyncio.Task[None]] = set()
 
     async def take(self, *, reading: Reading) -> Lane:
         if not reading:
             return await self._lane(self._primary)
-        replica = None if reading == "fresh" else self._replicas.pick()
+        if self._replicas is None or reading == "fresh":
+            return await self._reading(self._primary, reading)
+        replica = await self._replicas.pick()
         if replica is None:
             return await self._reading(self._primary, reading)
         instead = partial(self._instead_of, replica, reading)
@@ -188,19 +201,21 @@ class PostgresLanes(Lanes):
 
     async def _lane(self, engine: AsyncEngine) -> _PostgresLane:
         connection = await engine.connect()
-        return _PostgresLane(connection, self._releasing, self._replicas.committed)
+        return _PostgresLane(connection, self._releasing)
 
     async def _instead_of(self, replica: Replica, reading: Reading, error: Exception) -> Lane:
         # One that is only in the way of what it replays, or has an older schema, goes on.
+        assert self._replicas is not None
         if not isinstance(error, exc.DBAPIError) or error.connection_invalidated:
             self._replicas.failed(replica, error)
         return await self._reading(self._primary, reading)
 
     async def close(self) -> None:
-        await self._replicas.close()
+        if self._replicas is not None:
+            await self._replicas.close()
         if self._releasing:
             await asyncio.wait(set(self._releasing))
-        for engine in self._engines:
+        for engine in (*self._watches, *self._engines):
             await engine.dispose()
 
 
