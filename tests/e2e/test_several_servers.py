@@ -4,45 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import contextmanager
 from types import SimpleNamespace
 
-import asyncpg
 import httpx
 import pytest
 
 import servers
+from database import held, query, waiting
 
 pytestmark = pytest.mark.e2e
 
 LIMITS_OFF = {"SMS_PHONE_LIMIT": "off", "RATE_LIMIT": "off", "RATE_LIMIT_AUTH": "off"}
 AT_ONCE = 24
-
-
-def query(url, statement, *values):
-    async def ask():
-        connection = await asyncpg.connect(url)
-        try:
-            return await connection.fetchval(statement, *values)
-        finally:
-            await connection.close()
-
-    return asyncio.run(ask())
-
-
-@contextmanager
-def held(url, statement, *values):
-    """What a statement locks stays locked."""
-    with asyncio.Runner() as runner:
-        connection = runner.run(asyncpg.connect(url))
-        lock = connection.transaction()
-        try:
-            runner.run(lock.start())
-            runner.run(connection.execute(statement, *values))
-            yield
-            runner.run(lock.rollback())
-        finally:
-            runner.run(connection.close())
 
 
 @pytest.fixture(scope="module")
@@ -184,16 +157,12 @@ def test_a_key_whose_first_holder_was_killed_is_free_and_makes_one_order(several
     victim = desk.serve()
     texts = len(desk.texts())
     body, key = desk.order(item="Killed"), {"Idempotency-Key": "killed-holder"}
-    waiting = (
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        " AND datname = current_database()"
-    )
     with held(desk.database_url, "SELECT 1 FROM customers WHERE id = $1 FOR UPDATE", desk.jane):
         with httpx.Client(base_url=victim.url, trust_env=False) as client:
             # Gives up waiting before the server does; the request goes on there.
             with pytest.raises(httpx.ReadTimeout):
                 client.post("/api/orders/", json=body, headers={**desk.headers, **key}, timeout=0.5)
-            until(lambda: query(desk.database_url, waiting) == 1)
+            until(lambda: waiting(desk.database_url) == 1)
         victim.process.kill()
         victim.process.wait()
     answers = at_once(several, [("killed-holder", body)] * 6)
@@ -204,8 +173,8 @@ def test_a_key_whose_first_holder_was_killed_is_free_and_makes_one_order(several
 
 
 def settled(desk, until):
-    waiting = "SELECT count(*) FROM notifications WHERE status IN ('queued', 'sending', 'deferred')"
-    until(lambda: query(desk.database_url, waiting) == 0)
+    busy = "SELECT count(*) FROM notifications WHERE status IN ('queued', 'sending', 'deferred')"
+    until(lambda: query(desk.database_url, busy) == 0)
 
 
 # --- reading one's own writes --------------------------------------------------------------------

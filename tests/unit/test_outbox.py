@@ -64,6 +64,7 @@ class Desk:
             Notifications(gateway=self.gateway, **shared),
             queue,
             queue,
+            clock=shared["clock"],
             watch=lambda depth, age: self.seen.append((depth, age)),
         )
 

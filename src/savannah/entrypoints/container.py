@@ -7,7 +7,7 @@ an object; a door asks once for `container.savannah()` and passes that on.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -30,7 +30,7 @@ from savannah.application.customers import Customers
 from savannah.application.identity import Identity, IdentitySettings
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
-from savannah.application.ports import RateLimiter, Sms, SmsGateway
+from savannah.application.ports import Clock, RateLimiter, Sms, SmsGateway
 from savannah.application.reports import Reports
 from savannah.application.savannah import Savannah
 from savannah.domain.errors import Unavailable
@@ -133,7 +133,7 @@ class Container(containers.DeclarativeContainer):
     place = providers.Dependency(instance_of=Place)
     storage = providers.Dependency(instance_of=SqlStorage)
 
-    clock = providers.Singleton(SystemClock)
+    clock: providers.Provider[Clock] = providers.Singleton(SystemClock)
     randomness = providers.Singleton(SystemRandomness)
     registry = providers.Selector(
         providers.Callable(lambda place: "shared" if place.in_company else "own", place),
@@ -240,13 +240,23 @@ async def opened(settings: Settings, place: Place) -> AsyncIterator[Container]:
         place=providers.Object(place),
         storage=providers.Object(storage),
     )
+    closing = AsyncExitStack()
     try:
         if not await schema_is_current(storage):
             if not settings.embedded:
                 raise Unavailable("The database has an old schema or none: run `savannah migrate`")
             await migrate(settings.database_url)
+        if not settings.embedded:
+            # Several machines may work on it, and each one's own clock may be wrong.
+            from savannah.adapters.sql.clock import DatabaseClock
+
+            clock = DatabaseClock(storage)
+            await clock.start()
+            closing.push_async_callback(clock.stop)
+            container.clock.override(providers.Object(clock))
         yield container
     finally:
+        await closing.aclose()
         gateway = container.gateway()
         if isinstance(gateway, AfricasTalking):
             await gateway.aclose()

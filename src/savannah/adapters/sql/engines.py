@@ -73,18 +73,18 @@ def open_lanes(
 
     Raises: ValueError, for a URL that is neither SQLite's nor Postgres's.
     """
-    parsed = _parsed(url)
-    if parsed.drivername == "sqlite":
+    address = address_of(url)
+    if address.drivername == "sqlite":
         if replicas:
             raise ValueError("only Postgres has replicas")
-        return SqliteLanes(parsed, readers=min(pool_size, _READERS_MAX), wait=wait, busy=wait)
+        return SqliteLanes(address, readers=min(pool_size, _READERS_MAX), wait=wait, busy=wait)
     # Imported where it is needed: the driver's dialect and SQLAlchemy's asyncio part, with the
     # ORM behind it, would be half a second of every start on the embedded default.
     from savannah.adapters.sql import postgres
 
     return postgres.PostgresLanes(
-        parsed,
-        [_parsed(replica) for replica in replicas],
+        address,
+        [address_of(replica) for replica in replicas],
         postgres.PostgresSettings(
             pool_size=pool_size,
             wait=wait,
@@ -96,7 +96,8 @@ def open_lanes(
     )
 
 
-def _parsed(url: str) -> URL:
+def address_of(url: str) -> URL:
+    """A database URL with the driver we use. Raises: ValueError."""
     try:
         parsed = make_url(url)
     except exc.ArgumentError:

@@ -145,10 +145,10 @@ class PostgresLanes(Lanes):
     dialect = "postgresql"
 
     def __init__(self, url: URL, replicas: list[URL], settings: PostgresSettings) -> None:
-        primary = _postgres_engine(url, settings)
+        primary = postgres_engine(url, settings)
         self._engines = [
             primary,
-            *(_postgres_engine(replica, settings) for replica in replicas),
+            *(postgres_engine(replica, settings) for replica in replicas),
         ]
         self._primary = primary
         # One snapshot for a whole unit of work: the parts of a report agree with each other.
@@ -164,7 +164,7 @@ class PostgresLanes(Lanes):
         self._replicas: Replicas | None = None
         if replicas:
             alone = replace(settings, pool_size=1)
-            self._watches = [_postgres_engine(each, alone) for each in (url, *replicas)]
+            self._watches = [postgres_engine(each, alone) for each in (url, *replicas)]
             watch, *others = (
                 engine.execution_options(isolation_level="AUTOCOMMIT")
                 if self._reads_singly
@@ -219,7 +219,7 @@ class PostgresLanes(Lanes):
             await engine.dispose()
 
 
-def _postgres_engine(url: URL, settings: PostgresSettings) -> AsyncEngine:
+def postgres_engine(url: URL, settings: PostgresSettings) -> AsyncEngine:
     pool: dict[str, Any] = {
         "pool_size": settings.pool_size,
         "max_overflow": 0,
