@@ -225,3 +225,22 @@ def test_a_client_reads_its_writes_through_another_server_while_the_replica_stan
             assert json.dumps(made["id"]) in json.dumps(newest)
     finally:
         query(there, "SELECT pg_wal_replay_resume()")
+
+
+# --- waking each other ---------------------------------------------------------------------------
+
+
+def test_an_order_taken_where_nothing_is_sent_wakes_the_relay_of_another_server(several, until):
+    """Fails without NOTIFY: by its own looks, one a second, a relay would be in time for a third."""
+    desk = several.desk
+    taker = desk.serve("--no-worker")
+    for number in range(9):
+        body = desk.order(item=f"Wake {number}")
+        made = taker.client.post("/api/orders/", json=body, headers=desk.headers)
+        assert made.status_code == 201
+        settled(desk, until)
+    soon = (
+        "SELECT count(*) FROM notifications n JOIN orders o ON o.notification_id = n.id"
+        " WHERE o.item LIKE 'Wake %' AND n.handed_at < n.created_at + interval '0.3 seconds'"
+    )
+    assert query(desk.database_url, soon) >= 7
