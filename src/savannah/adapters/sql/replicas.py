@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import TextClause, exc, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import text
+
+from savannah.adapters.sql.pool import FAILURES, Pool
 
 log = logging.getLogger("savannah.sql")
 
@@ -31,7 +32,6 @@ _REPLAYED: Final = text("SELECT CAST(pg_last_wal_replay_lsn() - '0/0' AS bigint)
 # A replica that follows is some milliseconds behind; a reader waits for these, and no longer.
 _LOOK_AGAIN_S: Final = (0.001, 0.002, 0.004, 0.008)
 _CATCHES_UP_S: Final = (0.02, 0.25)  # between looks at one that fell behind: the first, and at most
-FAILURES: Final = (exc.SQLAlchemyError, OSError)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,8 +48,8 @@ class Replica:
     """
 
     number: int
-    engine: AsyncEngine
-    watch: AsyncEngine
+    pool: Pool
+    watch: Pool
     replayed: int = -1
     rests_until: float = -math.inf
     looking: asyncio.Task[int] | None = None
@@ -65,9 +65,7 @@ class Replicas:
         retry: a replica that failed is tried again after as long.
     """
 
-    def __init__(
-        self, watch: AsyncEngine, replicas: Sequence[Replica], *, retry: timedelta
-    ) -> None:
+    def __init__(self, watch: Pool, replicas: Sequence[Replica], *, retry: timedelta) -> None:
         self._watch = watch
         self._all = list(replicas)
         self._retry_s = retry.total_seconds()
@@ -126,7 +124,7 @@ class Replicas:
 
     async def _ask(self) -> int:
         try:
-            return int(await _scalar(self._watch, _WRITTEN))
+            return int(await self._watch.ask(_WRITTEN))
         except FAILURES:
             for replica in self._all:  # what follows may be another primary, with a log of its own
                 replica.replayed = -1
@@ -173,9 +171,9 @@ class Replicas:
 
     async def _look_now(self, replica: Replica) -> int:
         try:
-            replayed = await _scalar(replica.watch, _REPLAYED)
+            replayed = await replica.watch.ask(_REPLAYED)
             if replayed is None:
-                raise exc.InvalidRequestError("this server is no replica")
+                raise ConnectionError("this server is no replica")
         finally:
             replica.looking = None
         replica.replayed = max(replica.replayed, int(replayed))
@@ -191,8 +189,3 @@ class Replicas:
             log.info("a replica is back", extra=about)
         else:
             log.warning("a replica fails", extra=about | {"error": type(error).__name__})
-
-
-async def _scalar(engine: AsyncEngine, question: TextClause) -> Any:
-    async with engine.connect() as connection:
-        return await connection.scalar(question)

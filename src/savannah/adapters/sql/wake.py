@@ -16,7 +16,7 @@ import asyncpg  # type: ignore[import-untyped]  # it ships none
 from sqlalchemy import exc
 
 from savannah.adapters.sql.engines import address_of
-from savannah.adapters.sql.postgres import PostgresSettings, postgres_engine
+from savannah.adapters.sql.pool import PostgresSettings, postgres_engine
 
 log = logging.getLogger("savannah.sql")
 

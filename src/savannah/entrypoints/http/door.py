@@ -13,9 +13,8 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
 from savannah.adapters.prometheus import PrometheusMetrics
-from savannah.application.identity import Identity
 from savannah.application.ports import Clock, LimitState, RateLimiter
-from savannah.application.savannah import Savannah
+from savannah.application.savannah import Identity, Savannah
 from savannah.domain.access import Caller
 from savannah.domain.errors import AuthenticationRequired, BadQuery, InvalidToken, RateLimited
 from savannah.domain.notification import Rate
@@ -111,7 +110,7 @@ async def the_visitor(request: AnyRequest, door: TheDoor) -> Caller | None:
         if operation.anonymous_limit:
             await _count(request, door, f"address:{address_of(request)}", anonymous=True)
         return None
-    caller = await door.identity.authenticate(token, request_id=request_id_var.get())
+    caller = await door.identity.logins.authenticate(token, request_id=request_id_var.get())
     await _count(request, door, caller.principal, anonymous=False)
     return caller
 
