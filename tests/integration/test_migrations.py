@@ -19,7 +19,7 @@ import servers
 from savannah.adapters import sql
 from savannah.adapters.sql import SqlStorage, migrate, schema, schema_is_current
 from savannah.adapters.sql.schema import HEAD
-from savannah.adapters.sql.tables import metadata
+from savannah.adapters.sql.tables import TRIGRAM_INDEXES, metadata
 
 CONFIG = Config()
 CONFIG.set_main_option("script_location", str(Path(sql.__file__).parent / "migrations"))
@@ -118,8 +118,10 @@ def test_migrations_from_nothing_make_exactly_the_tables_that_are_queried(fresh)
     made, declared = fresh(), fresh()
     asyncio.run(migrate(made))
     asyncio.run(on(declared, metadata.create_all))
-    assert parts(made) == parts(declared)
-    assert {part[1] for part in parts(made)} == set(metadata.tables)
+    # The trigram indexes need more than tables to be made.
+    tables = {part for part in parts(made) if part[2] not in TRIGRAM_INDEXES}
+    assert tables == parts(declared)
+    assert {part[1] for part in tables} == set(metadata.tables)
 
 
 def test_the_newest_migration_is_the_one_that_storage_expects():
@@ -176,7 +178,8 @@ def test_asking_whether_a_schema_is_current_does_not_load_alembic(tmp_path):
 
 AT = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 JANE, LAPTOP, TEXT = (UUID(int=number) for number in (1, 2, 3))
-# For each revision what a shop had stored by then; `{…}` are spelled as the dialect wants them.
+# What a shop had stored by then, for each revision that lets it store more than the one before;
+# `{…}` are spelled as the dialect wants them.
 ROWS = {
     "0001": """
 INSERT INTO customers (id, code, name, phone, locale, sms_opt_out, reachability, metadata,
@@ -215,7 +218,8 @@ def test_what_was_stored_under_any_earlier_schema_is_kept_and_understood(url, re
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", CONFIG.get_main_option("script_location"))
         upgrade(config, revision)
-        for row in ROWS[revision].split(";"):
+        stored = ";".join(rows for since, rows in ROWS.items() if since <= revision)
+        for row in stored.split(";"):
             connection.exec_driver_sql(row.format(**SPELLINGS[connection.dialect.name]))
 
     async def story() -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, bindparam, func, insert, select, update
 
-from savannah.adapters.sql.paging import Searched, SortKey, read_page, read_search
-from savannah.adapters.sql.tables import customers, notifications, orders
+from savannah.adapters.sql.customers import SEARCHED_CUSTOMER
+from savannah.adapters.sql.paging import SortKey, read_page
+from savannah.adapters.sql.search import Search, SearchedTable, read_search
+from savannah.adapters.sql.tables import (
+    ORDER_DOCUMENT,
+    customers,
+    notifications,
+    orders,
+)
 from savannah.adapters.sql.transaction import Params, Transaction
 from savannah.application.ports import Lock, OrderFilter, Orders
 from savannah.domain.errors import NotFound
@@ -58,19 +66,23 @@ _ORDERINGS: Final[dict[str, ColumnElement[Any]]] = {
     "total_amount": orders.c.total_minor,
     "order_number": orders.c.number,
 }
-_SEARCHED: Final = Searched(
-    fields=(
-        func.lower(orders.c.number),
-        orders.c.item_folded,
-        orders.c.notes_folded,
-        customers.c.name_folded,
-        customers.c.email_folded,
-        customers.c.code_folded,
+_WITH_CUSTOMER: Final = customers.c.id == orders.c.customer_id
+_SEARCH: Final = Search(
+    main=orders,
+    rows=orders.join(customers, _WITH_CUSTOMER),
+    id=orders.c.id,
+    updated_at=orders.c.updated_at,
+    tables=(
+        SearchedTable(
+            fields=(func.lower(orders.c.number), orders.c.item_folded, orders.c.notes_folded),
+            document=ORDER_DOCUMENT,
+            reference=orders.c.number_compact,
+        ),
+        SEARCHED_CUSTOMER,
     ),
-    phone=customers.c.phone,
-    phone_digits=customers.c.phone_digits,
-    reference=orders.c.number_compact,
+    kept=orders.c.deleted_at.is_(None),
 )
+_SEARCH_WITH_SMS: Final = replace(_SEARCH, main=_FROM, rows=_FROM.join(customers, _WITH_CUSTOMER))
 
 
 class SqlOrders(Orders):
@@ -107,8 +119,14 @@ class SqlOrders(Orders):
     async def search(
         self, query: SearchQuery, where: OrderFilter, page: PageRequest
     ) -> Page[Order]:
-        candidates = _SELECT_WITH_CUSTOMER.where(*_conditions(where))
-        found = await read_search(self._transaction, candidates, _SEARCHED, query, page)
+        found = await read_search(
+            self._transaction,
+            _SEARCH_WITH_SMS if where.sms_status else _SEARCH,
+            query,
+            page,
+            columns=_SELECT_WITH_CUSTOMER,
+            conditions=_conditions(where),
+        )
         return found.map(_order_of)
 
 
