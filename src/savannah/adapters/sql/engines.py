@@ -78,6 +78,10 @@ class Lane(Protocol):
     async def run(self, writes: Writes, work: Work[T]) -> T:
         """Do something with the connection itself."""
 
+    async def administer(self, work: Work[T]) -> T:
+        """Change the schema: on Postgres such work begins and ends transactions itself."""
+        return await self.run((), work)
+
     @abstractmethod
     async def commit(self, writes: Writes) -> None: ...
 

@@ -81,6 +81,15 @@ class Seat:
 
         return await self._answered(self.connection.run_sync(done))
 
+    async def administer(self, work: Work[T]) -> T:
+        """Work that begins and ends transactions itself. Raises: as `fetch`."""
+        raw: Any = await self.connection.get_raw_connection()
+        raw.dbapi_connection.autocommit = False
+        try:
+            return await self._answered(self.connection.run_sync(work))
+        finally:
+            raw.dbapi_connection.autocommit = True
+
     async def _answered(self, answer: Awaitable[T], text: str | None = None) -> T:
         try:
             return await answer

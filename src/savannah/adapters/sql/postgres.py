@@ -45,6 +45,9 @@ class _TransactionLane(Lane):
         await self._written(self._pool.statements.of_writes(writes))
         return await self._seat.run(work)
 
+    async def administer(self, work: Work[T]) -> T:
+        return await self._seat.administer(work)
+
     async def commit(self, writes: Writes) -> None:
         steps = self._pool.statements.of_writes(writes)
         if len(steps) == 1 and not self._begun and self._pool.keeps:
