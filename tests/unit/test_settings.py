@@ -204,6 +204,11 @@ BAD = {
     "LOG_FORMAT": "xml",
     "SENTRY_DSN": "sentry",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317",
+    "REQUEST_TIMEOUT_S": "soon",
+    "CLIENT_TIMEOUT_S": "-1",
+    "MAX_CONNECTIONS": "1",
+    "WORKER_METRICS_HOST": "http://0.0.0.0",
+    "WORKER_METRICS_PORT": "99999",
 }
 
 

@@ -102,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     worker = add("worker", _worker, "Send the texts: a job worker on Redis.")
     worker.add_argument("--concurrency", type=_count, default=4, metavar="N", help="batches (4)")
+    worker.add_argument(
+        "--metrics-port", type=_port, metavar="P", help="show figures and health there (not)"
+    )
+    worker.add_argument("--metrics-host", metavar="H", help="address for that (127.0.0.1)")
     migrate = add("migrate", _migrate, "Bring the database schema up to date.")
     migrate.add_argument("--check", action="store_true", help="only say whether it is")
     add("demo", _demo, "Play the whole story, from a first account to a text on a handset.")
@@ -220,9 +224,17 @@ def _worker(options: argparse.Namespace) -> int:
     work(
         settings,
         concurrency=options.concurrency,
+        metrics=_metrics_place(settings, options),
         announce=lambda: print("Savannah is sending", flush=True),
     )
     return DONE
+
+
+def _metrics_place(settings: Settings, options: argparse.Namespace) -> tuple[str, int] | None:
+    """Where a worker shows its figures: as the command line says, else as the settings do."""
+    host, port = settings.worker_metrics
+    port = options.metrics_port if options.metrics_port is not None else port
+    return None if port is None else (options.metrics_host or host, port)
 
 
 def _simulator(options: argparse.Namespace) -> int:

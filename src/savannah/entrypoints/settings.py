@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final, cast
@@ -86,6 +87,12 @@ class Settings:
     rate_limit: Rate | None
     rate_limit_auth: Rate | None
     require_if_match: bool
+    request_timeout: timedelta
+    client_timeout: timedelta
+    max_connections: int
+    worker_metrics: tuple[str, int | None]
+    otlp_endpoint: str | None
+    sentry_dsn: str | None = field(repr=False)
     log_level: str
     log_format: str | None
     unused: tuple[str, ...]
@@ -143,6 +150,18 @@ class Settings:
         if gateway.base_url is None:
             return [] if self.embedded else [("AFRICAS_TALKING_API_KEY", _KEY_RULE)]
         return [] if is_loopback(gateway.base_url) else [("AFRICAS_TALKING_API_KEY", _KEY_RULE)]
+
+    def missing_extras(self) -> list[Problem]:
+        """Settings that ask for a library which is not installed."""
+        wanted = (
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", self.otlp_endpoint, "opentelemetry.sdk", "otel"),
+            ("SENTRY_DSN", self.sentry_dsn, "sentry_sdk", "sentry"),
+        )
+        return [
+            (name, f"is set, and needs what is not installed: pip install 'savannah[{extra}]'")
+            for name, value, module, extra in wanted
+            if value is not None and not _is_installed(module)
+        ]
 
     def unsafe(self) -> list[Problem]:
         """What must not go to production."""
@@ -202,6 +221,13 @@ _KEY_RULE: Final = (
 )
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package it is in
+        return False
+
+
 def is_loopback(url: str | None) -> bool:
     """Whether a URL stays on this machine."""
     host = urlsplit(url or "").hostname or ""
@@ -235,6 +261,11 @@ def environment_for_child(**settings: str) -> dict[str, str]:
 def share_metrics_in(folder: str) -> None:
     """Let the processes of one server count together; before the metrics library is imported."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # noqa: TID251  it knows no other way
+
+
+def shared_metrics() -> Path:
+    """The folder that `share_metrics_in` has set."""
+    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])  # noqa: TID251  as above
 
 
 def _environment() -> Mapping[str, str]:
@@ -324,6 +355,15 @@ def _read(variables: Variables) -> Settings:
         rate_limit=take("RATE_LIMIT", kinds.RATE, Rate(600, timedelta(minutes=1))),
         rate_limit_auth=take("RATE_LIMIT_AUTH", kinds.RATE, Rate(10, timedelta(minutes=1))),
         require_if_match=take("REQUIRE_IF_MATCH", kinds.FLAG, default=False),
+        request_timeout=take("REQUEST_TIMEOUT_S", kinds.SECONDS, timedelta(seconds=30)),
+        client_timeout=take("CLIENT_TIMEOUT_S", kinds.SECONDS, timedelta(seconds=20)),
+        max_connections=take("MAX_CONNECTIONS", kinds.whole(10, 100_000), 1000),
+        worker_metrics=(
+            take("WORKER_METRICS_HOST", kinds.ADDRESS, "127.0.0.1"),
+            take("WORKER_METRICS_PORT", kinds.whole(1, 65_535), None),
+        ),
+        otlp_endpoint=take("OTEL_EXPORTER_OTLP_ENDPOINT", kinds.WEB_ADDRESS, None),
+        sentry_dsn=take("SENTRY_DSN", kinds.SENTRY_DSN, None),
         log_level=take(
             "LOG_LEVEL", kinds.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "INFO"
         ),
@@ -341,8 +381,6 @@ def _read(variables: Variables) -> Settings:
 # Checked, so that a mistake shows now, but nothing in this version reads them.
 _UNUSED: Final[tuple[tuple[str, Kind[object]], ...]] = (
     ("OIDC_TRUSTED_ISSUERS", cast("Kind[object]", kinds.ISSUERS)),
-    ("SENTRY_DSN", cast("Kind[object]", kinds.WEB_ADDRESS)),
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", cast("Kind[object]", kinds.WEB_ADDRESS)),
 )
 
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from sqlalchemy import URL, Connection, Engine, event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
 from savannah.adapters.sql.engines import Lane, Lanes, Work, dumps
@@ -195,6 +195,11 @@ class PostgresLanes(Lanes):
         if not isinstance(error, exc.DBAPIError) or error.connection_invalidated:
             self._replicas.failed(replica, error)
         return await self._reading(self._primary, reading)
+
+    def connections(self) -> tuple[int, int]:
+        pools = [engine.pool for engine in self._engines]
+        known = [pool for pool in pools if isinstance(pool, QueuePool)]  # PgBouncer does its own
+        return sum(pool.checkedout() for pool in known), sum(pool.size() for pool in known)
 
     async def close(self) -> None:
         await self._replicas.close()

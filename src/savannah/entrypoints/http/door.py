@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
@@ -16,12 +17,13 @@ from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.application.identity import Identity
 from savannah.application.ports import Clock, LimitState, RateLimiter
 from savannah.application.savannah import Savannah
+from savannah.application.trace import request_id_var
 from savannah.domain.access import Caller
 from savannah.domain.errors import AuthenticationRequired, BadQuery, InvalidToken, RateLimited
 from savannah.domain.notification import Rate
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.requests import AnyRequest, Query, operation_of
-from savannah.entrypoints.logs import request_id_var
+from savannah.entrypoints.watch import Watch
 
 HealthCheck = Callable[[], Awaitable[object]]
 
@@ -39,6 +41,7 @@ class HttpOptions:
     rate_limit: Rate | None = None
     rate_limit_auth: Rate | None = None
     require_if_match: bool = False
+    request_timeout: timedelta | None = None
     cursor_key: bytes = field(repr=False)
     callback_token: str = field(repr=False)
 
@@ -49,6 +52,7 @@ class Door:
 
     Attributes:
         checks: health checks of parts besides storage, by name; each raises when its part is down.
+        watch: measures what a scrape shows besides the counters.
     """
 
     savannah: Savannah
@@ -58,6 +62,7 @@ class Door:
     metrics: PrometheusMetrics
     cursors: Cursors
     checks: Mapping[str, HealthCheck]
+    watch: Watch
 
     @property
     def identity(self) -> Identity:
