@@ -104,5 +104,4 @@ def kept() -> Kept:
 def carry_on(request_id: str | None, traceparent: str | None, tracestate: str | None) -> None:
     """From here on, this task works for the request that once caused a message."""
     request_id_var.set(request_id)
-    cause = TraceContext.parse(traceparent, tracestate)
-    trace_var.set(None if cause is None else cause.child())
+    trace_var.set(TraceContext.parse(traceparent, tracestate))

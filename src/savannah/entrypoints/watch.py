@@ -82,6 +82,7 @@ class Watch:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        await self.measure()  # or others would take what is not known yet for down
         self._task = asyncio.create_task(self._run(), name="savannah-watch")
 
     async def stop(self) -> None:
