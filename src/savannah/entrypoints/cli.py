@@ -421,12 +421,14 @@ def _check(options: argparse.Namespace) -> int:
     settings = _settings()
     rows = [("settings", "ok", "development" if settings.debug else "production")]
     rows += [("settings", "note", remark) for remark in settings.remarks()]
-    rows += [("settings", "FAILED", f"{n} {rule}") for n, rule in settings.sending_problems()]
+    wrong = settings.sending_problems() + settings.missing_extras()
+    rows += [("settings", "FAILED", f"{name} {rule}") for name, rule in wrong]
     if options.deploy:
         unsafe = settings.unsafe()
         rows += [("deploy", "FAILED", f"{name} {rule}") for name, rule in unsafe]
         if not unsafe:
             rows.append(("deploy", "ok", "no unsafe setting"))
+        rows += [("deploy", "note", doubt) for doubt in settings.doubts()]
     rows += asyncio.run(_reached(settings.prepared()))
     _print_table([("PART", "STATE", "DETAIL"), *rows])
     return FAILED if any(state == "FAILED" for _, state, _ in rows) else DONE

@@ -19,7 +19,13 @@ from savannah.application.ports import Clock, LimitState, RateLimiter
 from savannah.application.savannah import Savannah
 from savannah.application.trace import request_id_var
 from savannah.domain.access import Caller
-from savannah.domain.errors import AuthenticationRequired, BadQuery, InvalidToken, RateLimited
+from savannah.domain.errors import (
+    AuthenticationRequired,
+    BadQuery,
+    InvalidToken,
+    RateLimited,
+    Unauthenticated,
+)
 from savannah.domain.notification import Rate
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.requests import AnyRequest, Query, operation_of
@@ -116,7 +122,12 @@ async def the_visitor(request: AnyRequest, door: TheDoor) -> Caller | None:
         if operation.anonymous_limit:
             await _count(request, door, f"address:{address_of(request)}", anonymous=True)
         return None
-    caller = await door.identity.authenticate(token, request_id=request_id_var.get())
+    try:
+        caller = await door.identity.authenticate(token, request_id=request_id_var.get())
+    except Unauthenticated:
+        # Guessing tokens has an end as well; nobody in particular pays for it but the address.
+        await _count(request, door, f"refused:{address_of(request)}", anonymous=False)
+        raise
     await _count(request, door, caller.principal, anonymous=False)
     return caller
 

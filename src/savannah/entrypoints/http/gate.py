@@ -39,7 +39,7 @@ _ALWAYS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
-    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
 _API_CSP: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
@@ -212,11 +212,10 @@ class Gate:
         added = [header for header in _ALWAYS if header[0] not in names]
         if not self._options.debug and scope["scheme"] == "https":
             added.append(_HSTS)  # RFC 6797 section 7.2: not over plain http
-        if scope["path"].startswith("/api"):
-            if _API_CSP[0] not in names:
-                added.append(_API_CSP)
-            if b"cache-control" not in names:
-                added.append((b"cache-control", b"no-store"))
+        if _API_CSP[0] not in names:  # pages have a policy of their own
+            added.append(_API_CSP)
+        if scope["path"].startswith("/api") and b"cache-control" not in names:
+            added.append((b"cache-control", b"no-store"))
         state: LimitState | None = scope.get("state", {}).get(LIMIT_STATE)
         if state is not None and b"ratelimit-limit" not in names:
             reset = max(0, -(-int(state.reset_after.total_seconds() * 1000) // 1000))
