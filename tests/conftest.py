@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-sys.path.append(str(Path(__file__).parent))  # so that every test finds `servers`
+sys.path.append(str(Path(__file__).parent))  # so that every test finds `servers` and `office`
 
 import servers
 

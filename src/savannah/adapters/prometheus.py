@@ -108,7 +108,7 @@ class PrometheusMetrics(Metrics):
         )
         self._most = level(
             "savannah_database_connections_max",
-            "Database connections there may be; 0 where PgBouncer pools.",
+            "Database connections there may be.",
             multiprocess_mode="livesum",
         )
         self._database_up = level(

@@ -298,7 +298,7 @@ def _createsuperuser(options: argparse.Namespace) -> int:
     chosen: str = password
 
     async def work(container: Container) -> int:
-        user = await container.identity().create_superuser(
+        user = await container.identity().accounts.create_superuser(
             username=username, email=options.email, password=chosen
         )
         print(f"{user.username} is an administrator now.")
@@ -320,7 +320,7 @@ def _users_list(options: argparse.Namespace) -> int:
                 f"{user.last_login:%Y-%m-%d %H:%M}" if user.last_login else "never",
                 user.email or "",
             )
-            for user in await container.identity().list_users(by=None)
+            for user in await container.identity().accounts.list_users(by=None)
         ]
         _print_table(rows)
         return DONE
@@ -332,7 +332,9 @@ def _users_set_role(options: argparse.Namespace) -> int:
     from savannah.domain.access import Role
 
     async def work(container: Container) -> int:
-        user = await container.identity().set_role(options.username, Role(options.role), by=None)
+        user = await container.identity().accounts.set_role(
+            options.username, Role(options.role), by=None
+        )
         print(f"{user.username} is {user.role} now.")
         return DONE
 

@@ -29,12 +29,12 @@ from savannah.adapters.sql import SqlStorage, migrate, schema_is_current
 from savannah.adapters.system import SystemClock, SystemRandomness
 from savannah.adapters.tokens import JoseTokens
 from savannah.application.customers import Customers
-from savannah.application.identity import Identity, IdentitySettings
+from savannah.application.identity import IdentitySettings
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
 from savannah.application.ports import JobQueue, RateLimiter, Sms, SmsGateway
 from savannah.application.reports import Reports
-from savannah.application.savannah import Savannah
+from savannah.application.savannah import Identity, Savannah
 from savannah.domain.errors import Unavailable
 from savannah.domain.notification import Outcome, RefusalKind, RefusedSms
 from savannah.entrypoints.settings import GatewaySettings, Settings, shared_metrics
@@ -246,7 +246,7 @@ class Container(containers.DeclarativeContainer):
         audience=AUDIENCE,
     )
     identity = providers.Singleton(
-        Identity,
+        Identity.over,
         storage=storage,
         tokens=tokens,
         hasher=hasher,

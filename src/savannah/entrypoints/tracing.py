@@ -8,6 +8,7 @@ follow https://opentelemetry.io/docs/specs/semconv/.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -74,6 +75,7 @@ class Tracing:
             "before_cursor_execute": self._statement_begins,
             "after_cursor_execute": self._statement_ends,
             "handle_error": self._statement_fails,
+            "connect": self._connected,
         }
 
     # --- requests --------------------------------------------------------------------------------
@@ -89,18 +91,9 @@ class Tracing:
     def _statement_begins(
         self, connection: Any, _cursor: Any, statement: str, _values: Any, context: Any, _many: Any
     ) -> None:
-        if not otel.get_current_span().is_recording():
-            return  # the relay's looks at the outbox belong to no trace
-        context.savannah_span = self._tracer.start_span(
-            operation := statement.lstrip()[:20].partition(" ")[0].upper(),
-            kind=SpanKind.CLIENT,
-            attributes={
-                "db.system.name": connection.dialect.name,
-                "db.operation.name": operation,
-                # As it was prepared: the values are not in it.
-                "db.query.text": statement[:_STATEMENT_MAX],
-            },
-        )
+        # asyncpg tells by itself; the relay's looks at the outbox belong to no trace.
+        if connection.dialect.driver != "asyncpg" and otel.get_current_span().is_recording():
+            context.savannah_span = self._statement(connection.dialect.name, statement)
 
     def _statement_ends(self, *arguments: Any) -> None:
         _end(getattr(arguments[4], "savannah_span", None))
@@ -110,6 +103,36 @@ class Tracing:
         if span is not None:
             _failed(span, type(failure.original_exception).__name__)
             _end(span)
+
+    def _connected(self, connection: Any, _record: Any) -> None:
+        driver = getattr(connection, "driver_connection", None)
+        if driver is not None:
+            driver.add_query_logger(self._statement_told)
+
+    def _statement_told(self, told: Any) -> None:
+        """A statement that asyncpg has done, in the context of whoever asked for it."""
+        if not otel.get_current_span().get_span_context().trace_flags.sampled:
+            return
+        ended = time.time_ns()
+        started = ended - int(told.elapsed * 1e9)
+        span = self._statement("postgresql", told.query, started=started)
+        if told.exception is not None:
+            _failed(span, type(told.exception).__name__)
+        span.end(ended)
+
+    def _statement(self, system: str, text: str, *, started: int | None = None) -> Span:
+        operation = text.lstrip()[:20].partition(" ")[0].rstrip(";").upper()
+        return self._tracer.start_span(
+            operation,
+            kind=SpanKind.CLIENT,
+            start_time=started,
+            attributes={
+                "db.system.name": system,
+                "db.operation.name": operation,
+                # As it was prepared: the values are not in it.
+                "db.query.text": text[:_STATEMENT_MAX],
+            },
+        )
 
     # --- jobs ------------------------------------------------------------------------------------
 

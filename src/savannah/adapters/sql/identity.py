@@ -129,7 +129,7 @@ def _user_values(user: User) -> Params:
 
 
 def _user_of(row: Row[Any], prefix: str = "") -> User:
-    columns = row._mapping  # noqa: SLF001 - public, named so that no column can hide it
+    columns = row._asdict()
     return User(
         id=columns[f"{prefix}id"],
         username=columns[f"{prefix}username"],
@@ -185,7 +185,7 @@ def _client_values(client: Client) -> Params:
 
 
 def _client_of(row: Row[Any], prefix: str = "") -> Client:
-    columns = row._mapping  # noqa: SLF001 - public, named so that no column can hide it
+    columns = row._asdict()
     return Client(
         id=columns[f"{prefix}id"],
         client_id=columns[f"{prefix}client_id"],

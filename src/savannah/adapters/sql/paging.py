@@ -65,7 +65,7 @@ async def read_page(
     rows = await transaction.all(page)
     counted: int | None = None
     if request.count:
-        counted = rows[0]._mapping[_COUNTED] if rows else 0  # noqa: SLF001 - public, named so
+        counted = getattr(rows[0], _COUNTED) if rows else 0
         if not rows and place is not None:
             counting_row = await transaction.first(counting)
             counted = 0 if counting_row is None else counting_row[0]

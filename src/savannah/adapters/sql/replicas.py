@@ -12,10 +12,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import TextClause, exc, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import text
+
+from savannah.adapters.sql.pool import FAILURES, Pool
 
 log = logging.getLogger("savannah.sql")
 
@@ -29,7 +30,6 @@ _REPLAYED: Final = text(
     "SELECT pg_last_wal_replay_lsn() >= CAST(CAST(:position AS text) AS pg_lsn)"
 )
 _LOOK_AGAIN_S: Final = (0.005, 0.25)  # the first time, and at most
-FAILURES: Final = (exc.SQLAlchemyError, OSError)
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +45,7 @@ class Replica:
     """
 
     number: int
-    engine: AsyncEngine
+    pool: Pool
     commits: int = 0
     current_at: float = -math.inf
     ask_at: float = -math.inf
@@ -61,11 +61,9 @@ class Replicas:
             after as long.
     """
 
-    def __init__(
-        self, primary: AsyncEngine, replicas: Sequence[AsyncEngine], *, lag: timedelta
-    ) -> None:
+    def __init__(self, primary: Pool, replicas: Sequence[Pool], *, lag: timedelta) -> None:
         self._primary = primary
-        self._all = [Replica(number, engine) for number, engine in enumerate(replicas, 1)]
+        self._all = [Replica(number, pool) for number, pool in enumerate(replicas, 1)]
         self._lag_s = lag.total_seconds()
         self._commits = 0
         self._turn = 0
@@ -110,9 +108,9 @@ class Replicas:
         loop = asyncio.get_running_loop()
         commits, began_at = self._commits, loop.time()
         try:
-            position = await _scalar(self._primary, _WRITTEN)
+            position = await self._primary.ask(_WRITTEN)
             pause, most = _LOOK_AGAIN_S
-            while not await _scalar(replica.engine, _REPLAYED, position=position):
+            while not await replica.pool.ask(_REPLAYED, position=position):
                 if loop.time() - began_at > self._lag_s:
                     replica.ask_at = loop.time() + self._lag_s / 5
                     return
@@ -135,8 +133,3 @@ class Replicas:
             log.info("a replica is back", extra=about)
         else:
             log.warning("a replica fails", extra=about | {"error": type(error).__name__})
-
-
-async def _scalar(engine: AsyncEngine, question: TextClause, **values: Any) -> Any:
-    async with engine.connect() as connection:
-        return await connection.scalar(question, values)

@@ -123,7 +123,7 @@ class SqlStorage(Storage):
         await self.read(lambda connection: connection.execute(_PING).one())
 
     def connections(self) -> tuple[int, int]:
-        """How many are in use now, and how many there may be; (0, 0) where PgBouncer pools."""
+        """How many are in use now, and how many there may be."""
         return self._lanes.connections()
 
     async def read(self, work: Work[T]) -> T:

@@ -14,9 +14,8 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
 from savannah.adapters.prometheus import PrometheusMetrics
-from savannah.application.identity import Identity
 from savannah.application.ports import Clock, LimitState, RateLimiter
-from savannah.application.savannah import Savannah
+from savannah.application.savannah import Identity, Savannah
 from savannah.application.trace import request_id_var
 from savannah.domain.access import Caller
 from savannah.domain.errors import (
@@ -123,7 +122,7 @@ async def the_visitor(request: AnyRequest, door: TheDoor) -> Caller | None:
             await _count(request, door, f"address:{address_of(request)}", anonymous=True)
         return None
     try:
-        caller = await door.identity.authenticate(token, request_id=request_id_var.get())
+        caller = await door.identity.logins.authenticate(token, request_id=request_id_var.get())
     except Unauthenticated:
         # Guessing tokens has an end as well; nobody in particular pays for it but the address.
         await _count(request, door, f"refused:{address_of(request)}", anonymous=False)
