@@ -1,6 +1,7 @@
 """The schema: what migrations make of nothing and of rows, and how it is known to be current."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -111,8 +112,11 @@ def parts(url: str) -> set[tuple[object, ...]]:
     """Everything a schema consists of, without Alembic's own table."""
     if url.startswith("sqlite"):
         found = ask(url, "SELECT type, tbl_name, name, sql FROM sqlite_master WHERE sql <> ''")
+        # A column that was added later stands behind the constraints, several in one line.
+        lines = re.compile(r"\n|, (?=\w+ [A-Z]+\b)")
         found = [
-            (*row[:3], *sorted(line.strip(" ,\t") for line in row[3].split("\n"))) for row in found
+            (*row[:3], *sorted(line.strip(" ,\t)") for line in lines.split(row[3])))
+            for row in found
         ]
     else:
         found = ask(url, PARTS_OF_POSTGRES)

@@ -102,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     worker = add("worker", _worker, "Send the texts: a job worker on Redis.")
     worker.add_argument("--concurrency", type=_count, default=4, metavar="N", help="batches (4)")
+    worker.add_argument(
+        "--metrics-port", type=_port, metavar="P", help="show figures and health there (not)"
+    )
+    worker.add_argument("--metrics-host", metavar="H", help="address for that (127.0.0.1)")
     migrate = add("migrate", _migrate, "Bring the database schema up to date.")
     migrate.add_argument("--check", action="store_true", help="only say whether it is")
     add("demo", _demo, "Play the whole story, from a first account to a text on a handset.")
@@ -114,6 +118,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_users(add("users", _no_command, "See who there is, and what they may do."))
     check = add("check", _check, "Validate settings; reach for the database and the gateway.")
     check.add_argument("--deploy", action="store_true", help="also refuse unsafe settings")
+    django = add("import-django", _import_django, "Copy the data of the Django service over.")
+    django.add_argument(
+        "--database-url",
+        required=True,
+        metavar="URL",
+        help="the old one: postgresql:// or sqlite:///",
+    )
+    django.add_argument("--customers-table", metavar="T", help="if it has a name of its own")
+    django.add_argument("--orders-table", metavar="T", help="likewise")
+    django.add_argument("--mapping", metavar="FILE", help="TOML with other tables and columns")
+    django.add_argument(
+        "--role", choices=("viewer", "staff"), help="of plain users (REGISTRATION_ROLE)"
+    )
+    django.add_argument("--batch", type=_count, default=500, metavar="N", help="rows (500)")
+    django.add_argument("--dry-run", action="store_true", help="check everything, store nothing")
     keys = add("keys", _no_command, "Manage the keys that sign tokens.")
     rotate = keys.add_subparsers(metavar="ACTION", required=True).add_parser(
         "rotate", help="add a key that signs from now on; older tokens stay valid"
@@ -220,9 +239,17 @@ def _worker(options: argparse.Namespace) -> int:
     work(
         settings,
         concurrency=options.concurrency,
+        metrics=_metrics_place(settings, options),
         announce=lambda: print("Savannah is sending", flush=True),
     )
     return DONE
+
+
+def _metrics_place(settings: Settings, options: argparse.Namespace) -> tuple[str, int] | None:
+    """Where a worker shows its figures: as the command line says, else as the settings do."""
+    host, port = settings.worker_metrics
+    port = options.metrics_port if options.metrics_port is not None else port
+    return None if port is None else (options.metrics_host or host, port)
 
 
 def _simulator(options: argparse.Namespace) -> int:
@@ -329,6 +356,67 @@ def _users_set_role(options: argparse.Namespace) -> int:
     return _with_parts(work)
 
 
+def _import_django(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+    from pathlib import Path
+
+    from savannah.adapters.django_source import DjangoSource, LayoutUnknown
+    from savannah.domain.access import Role
+    from savannah.entrypoints.django_import import DjangoImport, Mappings, MappingUnusable
+    from savannah.entrypoints.variables import DATABASE_URL
+
+    try:
+        url = DATABASE_URL.read(options.database_url)
+        mappings = Mappings.read(Path(options.mapping)) if options.mapping else Mappings()
+    except ValueError:
+        _complain(f"--database-url {DATABASE_URL.rule}")
+        return MISUSED
+    except MappingUnusable as error:
+        _complain(f"--mapping: {error}")
+        return MISUSED
+    layouts = dict(mappings.layouts)
+    for kind, table in (("customers", options.customers_table), ("orders", options.orders_table)):
+        if table:
+            layouts[kind] = replace(layouts[kind], tables=(table,))
+    mappings = replace(mappings, layouts=layouts)
+
+    async def work(container: Container) -> int:
+        settings: Settings = container.settings()
+        source = DjangoSource(url)
+        rows: list[tuple[str, ...]] = [("KIND", "TABLE", "READ", "IMPORTED", "ALREADY", "BAD")]
+        failed = False
+        try:
+            importing = DjangoImport(
+                source,
+                container.storage(),
+                business=settings.business,
+                now=container.clock().now(),
+                role=Role(options.role) if options.role else settings.registration_role,
+                mappings=mappings,
+                tell=_complain,
+                batch=options.batch,
+                dry=options.dry_run,
+            )
+            async for tally in importing.run():
+                numbers = (tally.read, tally.imported, tally.present, tally.bad)
+                rows.append((tally.kind, tally.table or "not there", *map(str, numbers)))
+                failed = failed or bool(tally.bad)
+                if tally.table is None and tally.kind in ("customers", "orders"):
+                    _complain(f"no table of {tally.kind} is there: name it with a --mapping file")
+                    failed = True
+        except LayoutUnknown as error:
+            _complain(str(error))
+            failed = True
+        finally:
+            await source.close()
+        _print_table(rows)
+        if options.dry_run:
+            print("This was a dry run: nothing was stored.")
+        return FAILED if failed else DONE
+
+    return _with_parts(work)
+
+
 def _keys_rotate(options: argparse.Namespace) -> int:
     del options
 
@@ -411,12 +499,14 @@ def _check(options: argparse.Namespace) -> int:
     settings = _settings()
     rows = [("settings", "ok", "development" if settings.debug else "production")]
     rows += [("settings", "note", remark) for remark in settings.remarks()]
-    rows += [("settings", "FAILED", f"{n} {rule}") for n, rule in settings.sending_problems()]
+    wrong = settings.sending_problems() + settings.missing_extras()
+    rows += [("settings", "FAILED", f"{name} {rule}") for name, rule in wrong]
     if options.deploy:
         unsafe = settings.unsafe()
         rows += [("deploy", "FAILED", f"{name} {rule}") for name, rule in unsafe]
         if not unsafe:
             rows.append(("deploy", "ok", "no unsafe setting"))
+        rows += [("deploy", "note", doubt) for doubt in settings.doubts()]
     rows += asyncio.run(_reached(settings.prepared()))
     _print_table([("PART", "STATE", "DETAIL"), *rows])
     return FAILED if any(state == "FAILED" for _, state, _ in rows) else DONE

@@ -170,6 +170,14 @@ def _web_address(raw: str) -> str:
     return raw.rstrip("/")
 
 
+def _sentry_dsn(raw: str) -> str:
+    # Source: develop.sentry.dev/sdk/foundations/transport/authentication/#parsing-the-dsn
+    url = urlsplit(_matching(raw, r"https?://[A-Za-z0-9]+(:[A-Za-z0-9]*)?@[^\s?#@]+/[0-9]+"))
+    if not url.hostname or url.port == 0:
+        raise ValueError
+    return raw
+
+
 def _server_url(raw: str) -> str:
     match = re.fullmatch(r"postgres(?:ql)?(?:\+\w+)?(://\S+)", raw)
     url = urlsplit(raw)
@@ -254,6 +262,11 @@ NETWORKS: Final[Kind[tuple[IPv4Network | IPv6Network, ...]]] = Kind(
     _listed(ipaddress.ip_network),
 )
 WEB_ADDRESS: Final = Kind("must be an http:// or https:// address without query", _web_address)
+SENTRY_DSN: Final = Kind("must be https://KEY@host/PROJECT, as Sentry shows it", _sentry_dsn)
+ADDRESS: Final = Kind(
+    "must be an address of this machine, such as 0.0.0.0",
+    lambda raw: _matching(raw, "[A-Za-z0-9.:_-]+"),
+)
 DATABASE_URL: Final = Kind(
     "must be postgresql://user:password@host:port/name or sqlite:///path/to/file", _database_url
 )

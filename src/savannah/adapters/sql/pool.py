@@ -135,9 +135,14 @@ class Pool:
         # and it is PgBouncer that does the pooling.
         self.keeps: Final = settings.prepared_statements
         self._wait_s = settings.wait.total_seconds()
+        self.size: Final = settings.pool_size
         self._turns = asyncio.Semaphore(settings.pool_size)
         self._free: list[Seat] = []
         self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def in_use(self) -> int:
+        return self.size - self._turns._value  # noqa: SLF001  it has no other word for it
 
     async def take(self) -> Seat:
         """Raises: StatementFailed, OSError; TimeoutError, when none is free in time."""

@@ -189,6 +189,9 @@ class PostgresLanes(Lanes):
             self._replicas.failed(replica, error)
         return await self._reading(self._primary, reading)
 
+    def connections(self) -> tuple[int, int]:
+        return sum(pool.in_use for pool in self._pools), sum(pool.size for pool in self._pools)
+
     async def close(self) -> None:
         if self._replicas is not None:
             await self._replicas.close()

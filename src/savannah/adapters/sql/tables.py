@@ -339,6 +339,8 @@ notifications: Final = Table(
     Column("outcome_code", Words),
     Column("resend_of", Uid),
     Column("request_id", Words),
+    Column("traceparent", Words),
+    Column("tracestate", Words),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     UniqueConstraint("dedupe_key"),
