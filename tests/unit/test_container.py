@@ -40,7 +40,8 @@ def test_every_provider_builds(settings):
         ) as parts:
             assert parts.providers
             for name, provider in parts.providers.items():
-                assert provider() is not None, name
+                # Nobody else is trusted here.
+                assert (provider() is None) == (name == "issuers"), name
             assert isinstance(parts.savannah(), Savannah)
             assert isinstance(parts.gateway(), AfricasTalking)
 

@@ -18,6 +18,7 @@ from savannah.application.ports import (
     Randomness,
     Storage,
     Tokens,
+    TrustedIssuers,
 )
 from savannah.domain.access import (
     IDENTITY_SCOPES,
@@ -49,6 +50,7 @@ from savannah.domain.identity import (
     login_name,
     typed_password,
 )
+from savannah.domain.trusted_issuers import ExternalIdentity
 
 REFRESH_PREFIX: Final = "rt_"
 _ID_TOKEN_MOST: Final = timedelta(hours=1)
@@ -73,7 +75,8 @@ class Login:
 class TokenInfo:
     """What a live access token allows now; `iat` and `exp` are seconds since 1970.
 
-    A machine client's token has neither user name nor role.
+    A machine client's token has neither user name nor role. One of a trusted issuer has no user
+    name, and the issuer for the name of the client.
     """
 
     active: bool = True
@@ -112,7 +115,9 @@ class Logins:
         clock: Clock,
         randomness: Randomness,
         settings: IdentitySettings,
+        issuers: TrustedIssuers | None = None,
     ) -> None:
+        self._issuers = issuers
         self._storage = storage
         self._tokens = tokens
         self._hasher = hasher
@@ -308,8 +313,12 @@ class Logins:
     async def authenticate(self, token: str, *, request_id: str | None = None) -> Caller:
         """Whose request this is, from its access token; the role is the one of this moment.
 
-        Raises: InvalidToken, TokenExpired, TokenRevoked, AccountDisabled.
+        A token of a trusted issuer makes a caller without an account. It cannot be revoked here.
+
+        Raises: InvalidToken, TokenExpired, TokenRevoked, AccountDisabled; Unavailable.
         """
+        if self._issuers is not None and (found := await self._issuers.read(token)) is not None:
+            return found.caller(request_id=request_id)
         live = await self._live(token)
         user, client = live.user, live.client
         return Caller(
@@ -327,6 +336,8 @@ class Logins:
 
         Raises: as `authenticate`.
         """
+        if self._issuers is not None and (found := await self._issuers.read(token)) is not None:
+            return self._external_info(found)
         live = await self._live(token)
         claims, user = live.claims, live.user
         left = claims.expires_at - self._clock.now()
@@ -339,6 +350,20 @@ class Logins:
             scope=scope_text(live.scopes),
             iat=int(claims.issued_at.timestamp()),
             exp=int(claims.expires_at.timestamp()),
+            expires_in=max(0, int(left.total_seconds())),
+        )
+
+    def _external_info(self, found: ExternalIdentity) -> TokenInfo:
+        left = found.expires_at - self._clock.now()
+        return TokenInfo(
+            sub=found.subject,
+            username=None,
+            role=found.role,
+            client_id=found.client or found.issuer,
+            client_name=found.issuer,
+            scope=scope_text(found.permissions),
+            iat=int(found.issued_at.timestamp()),
+            exp=int(found.expires_at.timestamp()),
             expires_in=max(0, int(left.total_seconds())),
         )
 

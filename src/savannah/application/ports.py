@@ -39,6 +39,7 @@ from savannah.domain.paging import Page, PageRequest
 from savannah.domain.search import SearchQuery
 from savannah.domain.sms_text import Locale, SmsEvent
 from savannah.domain.statistics import AnalyticsSums, Period, SmsSum, StatusSum
+from savannah.domain.trusted_issuers import ExternalIdentity
 
 Lock = Literal["share", "update"]
 Reading = bool | Literal["each", "fresh"]
@@ -563,6 +564,21 @@ class Tokens(Protocol):
     @abstractmethod
     async def rotate(self) -> str:
         """Add a key that signs from now on; the kid. Older ones go on verifying."""
+
+
+class TrustedIssuers(Protocol):
+    """Reads access tokens of other issuers; which ones, and how far, an operator has said."""
+
+    @abstractmethod
+    async def read(self, token: str) -> ExternalIdentity | None:
+        """Whom the token speaks for; None when it names no trusted issuer, as our own do.
+
+        Nothing outside is asked for a token that names no trusted issuer. An issuer that does not
+        answer holds up only those that wait for its own keys, and only for seconds.
+
+        Raises:
+            InvalidToken, TokenExpired; Unavailable while the issuer's keys cannot be had.
+        """
 
 
 class PasswordHasher(Protocol):

@@ -20,6 +20,7 @@ from savannah.application.ports import (
     RateLimiter,
     Storage,
     Tokens,
+    TrustedIssuers,
 )
 from savannah.application.reports import Reports
 
@@ -43,8 +44,13 @@ class Identity:
         clock: Clock,
         randomness: Randomness,
         settings: IdentitySettings,
+        issuers: TrustedIssuers | None = None,
     ) -> Self:
-        """All of them over the same adapters, with one login lock."""
+        """All of them over the same adapters, with one login lock.
+
+        Args:
+            issuers: other issuers whose tokens are taken besides our own.
+        """
         audit = AuditLog(clock=clock, randomness=randomness)
         lock = LoginLock(storage=storage, limiter=limiter, audit=audit, rate=settings.login_lock)
         return cls(
@@ -73,6 +79,7 @@ class Identity:
                 clock=clock,
                 randomness=randomness,
                 settings=settings,
+                issuers=issuers,
             ),
         )
 

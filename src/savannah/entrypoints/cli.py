@@ -456,6 +456,7 @@ async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
             rows.append(("redis", "FAILED", error.detail))
         finally:
             await queue.close()
+    rows += await _issuers(settings)
     rows.append(("callbacks", "note", f"{_callbacks(settings)}/delivery/"))
     if settings.gateway.base_url is None:
         if settings.embedded:
@@ -472,6 +473,23 @@ async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
     finally:
         await gateway.aclose()
     return rows
+
+
+async def _issuers(settings: Settings) -> list[tuple[str, str, str]]:
+    from savannah.adapters.system import SystemClock
+    from savannah.entrypoints.container import trusted_issuers
+
+    issuers = trusted_issuers(settings, SystemClock())
+    if issuers is None:
+        return []
+    try:
+        found = await issuers.reach()
+    finally:
+        await issuers.aclose()
+    return [
+        ("issuer", "FAILED", f"{issuer}: {trouble}") if trouble else ("issuer", "ok", issuer)
+        for issuer, trouble in found.items()
+    ]
 
 
 def _callbacks(settings: Settings) -> str:

@@ -30,7 +30,7 @@ from savannah.application.customers import Customers
 from savannah.application.identity import IdentitySettings
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
-from savannah.application.ports import RateLimiter, Sms, SmsGateway
+from savannah.application.ports import Clock, RateLimiter, Sms, SmsGateway
 from savannah.application.reports import Reports
 from savannah.application.savannah import Identity, Savannah
 from savannah.domain.errors import Unavailable
@@ -40,6 +40,7 @@ from savannah.entrypoints.settings import GatewaySettings, Settings
 if TYPE_CHECKING:
     from savannah.adapters.redis_limiter import RedisRateLimiter
     from savannah.adapters.saq_queue import SaqQueue
+    from savannah.adapters.trusted_issuers import JwksIssuers
 
 AUDIENCE: Final = "savannah"
 # The simulated gateway takes any key; a live one is never asked without one of its own.
@@ -116,6 +117,15 @@ def redis_limiter(url: str, fallback: RateLimiter) -> RedisRateLimiter:
     return RedisRateLimiter(url, fallback=fallback)
 
 
+def trusted_issuers(settings: Settings, clock: Clock) -> JwksIssuers | None:
+    """The other issuers whose tokens are taken; None where there are none."""
+    if not settings.trusted_issuers:
+        return None
+    from savannah.adapters.trusted_issuers import JwksIssuers
+
+    return JwksIssuers(settings.trusted_issuers, clock=clock, loopback=settings.debug)
+
+
 def _identity_settings(settings: Settings) -> IdentitySettings:
     return IdentitySettings(
         registration_open=settings.registration_open,
@@ -169,6 +179,7 @@ class Container(containers.DeclarativeContainer):
         issuer=place.provided.public_url,
         audience=AUDIENCE,
     )
+    issuers = providers.Singleton(trusted_issuers, settings, clock)
     identity = providers.Singleton(
         Identity.over,
         storage=storage,
@@ -178,6 +189,7 @@ class Container(containers.DeclarativeContainer):
         clock=clock,
         randomness=randomness,
         settings=providers.Singleton(_identity_settings, settings),
+        issuers=issuers,
     )
     customers = providers.Singleton(
         Customers,
@@ -250,6 +262,8 @@ async def opened(settings: Settings, place: Place) -> AsyncIterator[Container]:
         gateway = container.gateway()
         if isinstance(gateway, AfricasTalking):
             await gateway.aclose()
+        if (issuers := container.issuers()) is not None:
+            await issuers.aclose()
         if settings.redis_url is not None:
             await container.limiter().close()
         if settings.has_workers:

@@ -7,7 +7,6 @@ is passed on; what a setting does is decided by whoever receives it.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import secrets
 import tempfile
@@ -24,7 +23,9 @@ from savannah.domain.access import Role
 from savannah.domain.money import DEFAULT_CURRENCIES
 from savannah.domain.notification import BudgetAction, Policy, Rate
 from savannah.domain.sms_text import Locale
+from savannah.domain.trusted_issuers import TrustedIssuer
 from savannah.entrypoints import variables as kinds
+from savannah.entrypoints.issuers import TRUSTED_ISSUERS, is_loopback
 from savannah.entrypoints.variables import Kind, Problem, Variables
 
 LIVE_GATEWAY: Final = "https://api.africastalking.com"
@@ -86,6 +87,7 @@ class Settings:
     rate_limit: Rate | None
     rate_limit_auth: Rate | None
     require_if_match: bool
+    trusted_issuers: tuple[TrustedIssuer, ...]
     log_level: str
     log_format: str | None
     unused: tuple[str, ...]
@@ -202,15 +204,6 @@ _KEY_RULE: Final = (
 )
 
 
-def is_loopback(url: str | None) -> bool:
-    """Whether a URL stays on this machine."""
-    host = urlsplit(url or "").hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def load(folder: Path | None = None) -> Settings:
     """The settings from the environment and, below it, the `.env` file in the working folder.
 
@@ -324,6 +317,7 @@ def _read(variables: Variables) -> Settings:
         rate_limit=take("RATE_LIMIT", kinds.RATE, Rate(600, timedelta(minutes=1))),
         rate_limit_auth=take("RATE_LIMIT_AUTH", kinds.RATE, Rate(10, timedelta(minutes=1))),
         require_if_match=take("REQUIRE_IF_MATCH", kinds.FLAG, default=False),
+        trusted_issuers=take("OIDC_TRUSTED_ISSUERS", TRUSTED_ISSUERS, ()),
         log_level=take(
             "LOG_LEVEL", kinds.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "INFO"
         ),
@@ -332,6 +326,12 @@ def _read(variables: Variables) -> Settings:
     )
     if replicas and embedded:
         variables.problems.append(("DATABASE_REPLICA_URLS", "needs a server in DATABASE_URL"))
+    for rule, broken in (
+        ("must not name this service itself, which PUBLIC_URL does", _names_itself(settings)),
+        ("must be https:// addresses when DEBUG is false", not debug and _by_http(settings)),
+    ):
+        if broken:
+            variables.problems.append(("OIDC_TRUSTED_ISSUERS", rule))
     if secret_key is None and not debug and not embedded:
         rule = "must be set when DEBUG is false and DATABASE_URL is a server's"
         variables.problems.append(("SECRET_KEY", rule))
@@ -340,10 +340,22 @@ def _read(variables: Variables) -> Settings:
 
 # Checked, so that a mistake shows now, but nothing in this version reads them.
 _UNUSED: Final[tuple[tuple[str, Kind[object]], ...]] = (
-    ("OIDC_TRUSTED_ISSUERS", cast("Kind[object]", kinds.ISSUERS)),
     ("SENTRY_DSN", cast("Kind[object]", kinds.WEB_ADDRESS)),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", cast("Kind[object]", kinds.WEB_ADDRESS)),
 )
+
+
+def _names_itself(settings: Settings) -> bool:
+    own = settings.public_url
+    return own is not None and own in {each.issuer.rstrip("/") for each in settings.trusted_issuers}
+
+
+def _by_http(settings: Settings) -> bool:
+    return any(
+        address is not None and address.startswith("http:")
+        for each in settings.trusted_issuers
+        for address in (each.issuer, each.jwks_uri)
+    )
 
 
 def _door(debug: bool) -> str:
