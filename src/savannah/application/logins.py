@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
-from savannah.application.identity import AuditLog, IdentitySettings, LoginLock
+from savannah.application.identity import AuditLog, ClientSecrets, IdentitySettings, LoginLock
 from savannah.application.ports import (
     AccessClaims,
     Clock,
@@ -32,7 +32,6 @@ from savannah.domain.access import (
 from savannah.domain.errors import (
     AccountDisabled,
     Invalid,
-    InvalidClient,
     InvalidCredentials,
     RoleForbidden,
     TokenRevoked,
@@ -47,6 +46,7 @@ from savannah.domain.identity import (
     RefreshToken,
     User,
     digest,
+    is_plain,
     login_name,
     typed_password,
 )
@@ -112,6 +112,7 @@ class Logins:
         hasher: PasswordHasher,
         audit: AuditLog,
         lock: LoginLock,
+        secrets: ClientSecrets,
         clock: Clock,
         randomness: Randomness,
         settings: IdentitySettings,
@@ -123,6 +124,7 @@ class Logins:
         self._hasher = hasher
         self._audit = audit
         self._lock = lock
+        self._secrets = secrets
         self._clock = clock
         self._randomness = randomness
         self._settings = settings
@@ -149,12 +151,13 @@ class Logins:
         """
         name = login_name(username)
         async with self._storage(reading="fresh") as uow:
-            client = await uow.clients.find(client_id) if _is_plain(client_id) else None
+            client = await uow.clients.find(client_id) if is_plain(client_id) else None
             user = await uow.users.by_login(name) if name else None
-        if client is None or not client.first_party or not client.is_active:
-            raise InvalidClient
-        if not client.accepts_secret(client_secret):
-            raise InvalidClient
+        if client is not None and not (client.first_party and client.is_active):
+            client = None
+        client = await self._secrets.check(
+            client, client_id, client_secret, address=address, request_id=request_id
+        )
         lock = LoginLock.key(user.username if user else name, address)
         await self._lock.refuse(lock)
         right, upgraded = await self._hasher.verify(
@@ -399,8 +402,3 @@ def _granted(scope: str | None, role: Role, client: Client) -> frozenset[str]:
     if not granted:
         raise Invalid.one("scope", "invalid_choice", "Nothing of this can be granted")
     return granted
-
-
-def _is_plain(client_id: str) -> bool:
-    """Whether there can be such a client id; some databases do not even take other questions."""
-    return client_id.isascii() and client_id.isprintable()

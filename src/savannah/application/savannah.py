@@ -9,7 +9,7 @@ from savannah.application.accounts import Accounts
 from savannah.application.apps import Apps
 from savannah.application.business import Business
 from savannah.application.customers import Customers
-from savannah.application.identity import AuditLog, IdentitySettings, LoginLock
+from savannah.application.identity import AuditLog, ClientSecrets, IdentitySettings, LoginLock
 from savannah.application.logins import Logins
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
@@ -53,6 +53,13 @@ class Identity:
         """
         audit = AuditLog(clock=clock, randomness=randomness)
         lock = LoginLock(storage=storage, limiter=limiter, audit=audit, rate=settings.login_lock)
+        secrets = ClientSecrets(
+            storage=storage,
+            limiter=limiter,
+            hasher=hasher,
+            audit=audit,
+            rate=settings.login_lock,
+        )
         return cls(
             accounts=Accounts(
                 storage=storage,
@@ -76,6 +83,7 @@ class Identity:
                 hasher=hasher,
                 audit=audit,
                 lock=lock,
+                secrets=secrets,
                 clock=clock,
                 randomness=randomness,
                 settings=settings,
