@@ -126,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_sms(add("sms", _no_command, "Look into the outbox; send dead letters again."))
     openapi = add("openapi", _openapi, "Print the OpenAPI document.")
     openapi.add_argument("--output", metavar="FILE", help="write it there instead")
+    permissions = add("permissions", _permissions, "Print who may do what, as a page.")
+    permissions.add_argument("--output", metavar="FILE", help="write it there instead")
     normalize = add("normalize", _normalize, "Print phone numbers in international form.")
     normalize.add_argument("numbers", nargs="+", metavar="NUMBER")
     normalize.add_argument("--region", default="KE", help="whose national numbers (%(default)s)")
@@ -658,13 +660,25 @@ def _callbacks(settings: Settings) -> str:
 
 def _openapi(options: argparse.Namespace) -> int:
     import json
-    from pathlib import Path
 
     from savannah.entrypoints.http.openapi import document
 
-    text = json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
-    if options.output:
-        Path(options.output).write_text(text, encoding="utf-8")
+    return _printed(json.dumps(document(), indent=2, ensure_ascii=False) + "\n", options.output)
+
+
+def _permissions(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from savannah.entrypoints.permissions import page
+
+    return _printed(asyncio.run(page()), options.output)
+
+
+def _printed(text: str, path: str | None) -> int:
+    from pathlib import Path
+
+    if path:
+        Path(path).write_text(text, encoding="utf-8")
     else:
         sys.stdout.write(text)
     return DONE
