@@ -108,7 +108,7 @@ def image(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def machine(session: nox.Session) -> None:
-    """Boot a Debian and let the playbook set it up, twice; needs root, systemd-nspawn, mmdebstrap."""
+    """Boot a Debian and run the playbook on it, twice; needs root, systemd-nspawn, mmdebstrap."""
     deployment_tools(session)
     session.run("pytest", "tests/deploy/test_machine.py", *session.posargs)
 

@@ -24,6 +24,7 @@ PYTHON: Final = "3.11"  # of that suite
 # What a host's installer leaves behind, and Python as the playbook and the image want it.
 _PACKAGES: Final = "systemd,systemd-sysv,dbus,ca-certificates,openssl,python3,python3-venv,sudo"
 # Waiting in the package cache, since the machine has no network; installing them is Ansible's part.
+_DOWNLOAD: Final = "apt-get install --yes --quiet --download-only --no-install-recommends"
 _TO_BE_INSTALLED: Final = "postgresql redis-server nginx-light"
 
 
@@ -37,6 +38,11 @@ def tool(name: str, *, package: str) -> str:
     if found is None:
         raise ToolMissing(f"This check runs {name} and found none: apt-get install {package}")
     return found
+
+
+def program(name: str) -> Path:
+    """A program that a Python package of this environment brings."""
+    return Path(sys.executable).parent / name
 
 
 def run(*command: str | Path, **options: object) -> str:
@@ -68,8 +74,7 @@ def root_archive() -> Path:
         "--variant=minbase",
         f"--include={_PACKAGES}",
         "--skip=cleanup/apt",
-        "--customize-hook=chroot \"$1\" apt-get install --yes --quiet --download-only "
-        f"--no-install-recommends {_TO_BE_INSTALLED}",
+        f"--customize-hook=chroot $1 {_DOWNLOAD} {_TO_BE_INSTALLED}",
     ]  # fmt: skip
     key = hashlib.sha256(" ".join([SUITE, *options]).encode()).hexdigest()[:12]
     archive = CACHE / f"{SUITE}-{key}.tar"
