@@ -20,13 +20,12 @@ from savannah.application.ports import (
     Tokens,
 )
 from savannah.domain.access import (
-    IDENTITY_SCOPES,
-    ROLE_SCOPES,
     Caller,
     Role,
     Scope,
     expand,
     scope_text,
+    scopes_of,
 )
 from savannah.domain.errors import (
     AccountDisabled,
@@ -358,17 +357,13 @@ class Logins:
             raise TokenRevoked
         scopes = claims.scopes & client.scopes
         if user is not None:
-            scopes &= _scopes_of(user.role)
+            scopes &= scopes_of(user.role)
         return _Live(claims=claims, user=user, client=client, scopes=scopes)
-
-
-def _scopes_of(role: Role) -> frozenset[str]:
-    return frozenset({*IDENTITY_SCOPES, *ROLE_SCOPES[role]})
 
 
 def _granted(scope: str | None, role: Role, client: Client) -> frozenset[str]:
     """What of the scopes asked for both the role and the app may have; all of it when none are."""
-    allowed = _scopes_of(role) & client.scopes
+    allowed = scopes_of(role) & client.scopes
     asked = [word for word in (scope or "").split(" ") if word]  # RFC 6749 section 3.3
     granted = expand(asked) & allowed if asked else allowed
     if not granted:

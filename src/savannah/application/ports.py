@@ -34,6 +34,13 @@ from savannah.domain.notification import (
     Rate,
     SmsStatus,
 )
+from savannah.domain.oauth import (
+    AuthorizationCode,
+    BrowserSession,
+    Consent,
+    LogoutNotice,
+    PushedRequest,
+)
 from savannah.domain.order import NotificationId, Order, OrderId, Status
 from savannah.domain.paging import Page, PageRequest
 from savannah.domain.search import SearchQuery
@@ -420,6 +427,108 @@ class Grants(Protocol):
     @abstractmethod
     async def find_refresh(self, digest: str) -> RefreshToken | None: ...
 
+    @abstractmethod
+    async def consume_refresh(self, digest: str, successor: str, *, at: datetime) -> bool:
+        """Use a refresh token up; of several callers exactly one hears True."""
+
+    @abstractmethod
+    async def revoke_of_session(self, session_id: UUID, *, at: datetime) -> None:
+        """All grants of one browser session, save those with offline access."""
+
+    @abstractmethod
+    async def revoke_of_client(
+        self, client_id: str, *, user_id: UserId | None = None, at: datetime
+    ) -> None:
+        """All grants of one client, or only those of one person."""
+
+    @abstractmethod
+    async def clients_of_session(self, session_id: UUID) -> Collection[str]:
+        """The ids of the clients that a browser session has logged in to."""
+
+
+class Handshakes(Protocol):
+    """What is under way between a browser, a client and us; each is used once."""
+
+    @abstractmethod
+    async def add_code(self, code: AuthorizationCode) -> None: ...
+
+    @abstractmethod
+    async def find_code(self, digest: str) -> AuthorizationCode | None: ...
+
+    @abstractmethod
+    async def consume_code(self, digest: str, *, at: datetime) -> bool:
+        """Use a code up; of several callers exactly one hears True."""
+
+    @abstractmethod
+    async def push(self, request: PushedRequest) -> None: ...
+
+    @abstractmethod
+    async def take_pushed(self, digest: str, client_id: str) -> PushedRequest | None:
+        """A request pushed by that client, once; of several callers exactly one gets it."""
+
+    @abstractmethod
+    async def claim(self, digest: str, *, expires_at: datetime) -> bool:
+        """Take an id that may be used once, such as an assertion's; False when it was taken."""
+
+    @abstractmethod
+    async def forget(self, *, now: datetime, codes_before: datetime) -> None:
+        """Delete pushed requests and ids that have expired, and codes older than that."""
+
+
+class BrowserSessions(Protocol):
+    @abstractmethod
+    async def add(self, session: BrowserSession) -> None: ...
+
+    @abstractmethod
+    async def find(self, digest: str) -> BrowserSession | None:
+        """By the digest of the cookie's value."""
+
+    @abstractmethod
+    async def get(self, session_id: UUID) -> BrowserSession | None: ...
+
+    @abstractmethod
+    async def save(self, session: BrowserSession) -> None: ...
+
+    @abstractmethod
+    async def end(self, session_id: UUID, *, at: datetime) -> bool:
+        """Of several callers exactly one hears True."""
+
+    @abstractmethod
+    async def end_of_user(self, user_id: UserId, *, at: datetime) -> None: ...
+
+    @abstractmethod
+    async def forget(self, *, before: datetime) -> None:
+        """Delete those that expired before that moment."""
+
+
+class Consents(Protocol):
+    @abstractmethod
+    async def find(self, user_id: UserId, client_id: str) -> Consent | None: ...
+
+    @abstractmethod
+    async def put(self, consent: Consent) -> None:
+        """In place of the one there was."""
+
+
+class LogoutNotices(Protocol):
+    """Messages to apps that a session is over; their table is an outbox."""
+
+    @abstractmethod
+    async def add(self, notice: LogoutNotice) -> None: ...
+
+    @abstractmethod
+    async def lease_due(
+        self, *, now: datetime, until: datetime, most: int
+    ) -> Sequence[LogoutNotice]:
+        """Take up to `most` that are due, oldest first; nobody else gets them before `until`."""
+
+    @abstractmethod
+    async def postpone(self, notice_id: UUID, *, until: datetime) -> None:
+        """It failed; one more attempt is counted."""
+
+    @abstractmethod
+    async def remove(self, notice_id: UUID) -> None: ...
+
 
 class SigningKeys(Protocol):
     @abstractmethod
@@ -445,6 +554,10 @@ class UnitOfWork(Protocol):
     users: Users
     clients: Clients
     grants: Grants
+    handshakes: Handshakes
+    sessions: BrowserSessions
+    consents: Consents
+    logout_notices: LogoutNotices
     signing_keys: SigningKeys
 
     @abstractmethod

@@ -56,6 +56,15 @@ class GrantType(StrEnum):
     CLIENT_CREDENTIALS = "client_credentials"
 
 
+class AuthMethod(StrEnum):
+    """How a client shows who it is (OpenID Connect Core section 9)."""
+
+    BASIC = "client_secret_basic"
+    POST = "client_secret_post"
+    PRIVATE_KEY_JWT = "private_key_jwt"
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
     """A person with an account. `password_hash` is an argon2id PHC string."""
@@ -112,6 +121,27 @@ class User:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientMetadata:
+    """What a client registered besides the usual; the names are those of RFC 7591.
+
+    Attributes:
+        token_endpoint_auth_method: the only one it may use; None takes either form of its secret.
+        jwks: its public keys, for `private_key_jwt`.
+        require_pkce: whether a confidential client has to use PKCE; public ones always have to.
+        skip_consent: people are not asked what this client may do.
+        resource_server: it may look at the tokens of other clients.
+    """
+
+    token_endpoint_auth_method: AuthMethod | None = None
+    jwks: Mapping[str, Any] | None = None
+    post_logout_redirect_uris: tuple[str, ...] = ()
+    backchannel_logout_uri: str | None = None
+    require_pkce: bool = True
+    skip_consent: bool = False
+    resource_server: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
     """A program that asks for tokens.
 
@@ -131,6 +161,7 @@ class Client:
     is_active: bool = True
     owner_id: UserId | None = None
     created_at: datetime
+    metadata: ClientMetadata = ClientMetadata()
 
     def accepts_secret(self, secret: str | None) -> bool:
         """Whether a program that shows this secret is this client; public ones show none.
@@ -144,9 +175,14 @@ class Client:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What one login gave one client; parent of its access and refresh tokens.
+    """What one login gave one client; parent of its code, its access and its refresh tokens.
 
     Revoking it stops them all at the next request. `user_id` is None for a machine client.
+
+    Attributes:
+        resources: the APIs its tokens are for (RFC 8707); none named means ours.
+        session_id: the browser session it came from; None for the password door.
+        auth_time: when the person proved who they are, where that was earlier than the grant.
     """
 
     id: GrantId
@@ -155,17 +191,25 @@ class Grant:
     scopes: frozenset[str]
     created_at: datetime
     revoked_at: datetime | None = None
+    resources: tuple[str, ...] = ()
+    session_id: UUID | None = None
+    nonce: str | None = None
+    auth_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshToken:
-    """One refresh token of a grant, known by its SHA-256 hex digest only."""
+    """One refresh token of a grant, known by its SHA-256 hex digest only.
+
+    Used once: then `successor` is the digest of the one that took its place.
+    """
 
     digest: str
     grant_id: GrantId
     issued_at: datetime
     expires_at: datetime
     consumed_at: datetime | None = None
+    successor: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
