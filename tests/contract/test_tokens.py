@@ -187,7 +187,7 @@ def test_an_id_token_is_for_the_app_and_bound_to_its_access_token(realm: Realm) 
         claims = IdClaims(
             subject=CLAIMS.subject,
             client_id="till",
-            grant_id=CLAIMS.grant_id,
+            session_id=CLAIMS.grant_id,
             issued_at=START,
             expires_at=CLAIMS.expires_at,
             auth_time=START,
@@ -222,7 +222,7 @@ def test_an_id_token_is_no_access_token_even_for_an_app_named_like_the_api(realm
             IdClaims(
                 subject=CLAIMS.subject,
                 client_id="till",
-                grant_id=CLAIMS.grant_id,
+                session_id=CLAIMS.grant_id,
                 issued_at=START,
                 expires_at=CLAIMS.expires_at,
                 auth_time=START,
@@ -296,7 +296,9 @@ async def refused(tokens: JoseTokens, token: str) -> None:
         {"roles": []},
         {"roles": None},
         {"auth_time": "now"},
-        {"cnf": {"jkt": "x"}},
+        {"cnf": {"jkt": 7}},
+        {"cnf": {"jkt": "x", "x5t#S256": "y"}},
+        {"cnf": {}},
         {"cnf": None},
     ],
 )

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -25,10 +25,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from joserfc import jwt
 from joserfc.jwk import GuestProtocol, RSAKey
 
-from savannah.application.ports import AccessClaims, Clock, IdClaims, Storage, Tokens
+from savannah.application.ports import (
+    AccessClaims,
+    Clock,
+    IdClaims,
+    IdHint,
+    LogoutClaims,
+    Storage,
+    Tokens,
+)
 from savannah.domain.access import scope_text
 from savannah.domain.errors import InvalidToken, TokenExpired
 from savannah.domain.identity import GrantId, SigningKey
+from savannah.domain.oauth import API_PATH
 
 _log = logging.getLogger("savannah.tokens")
 
@@ -39,6 +48,7 @@ _LONGEST_TOKEN: Final = 8192
 _FRESH_FOR: Final = timedelta(seconds=30)
 _BETWEEN_REFETCHES: Final = timedelta(seconds=2)
 _VERIFIED_MOST: Final = 4096
+_LOGOUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
 
 
 class _UnknownKey(Exception):
@@ -97,7 +107,7 @@ class JoseTokens(Tokens):
         said: dict[str, Any] = {
             "iss": self._issuer(),
             "sub": claims.subject,
-            "aud": self._audience,
+            "aud": _one_or_list(claims.resources) or self._audience,
             "client_id": claims.client_id,
             "sid": str(claims.grant_id),
             "jti": str(claims.token_id),
@@ -109,6 +119,8 @@ class JoseTokens(Tokens):
             said["roles"] = [claims.role]
         if claims.auth_time is not None:
             said["auth_time"] = _seconds(claims.auth_time)
+        if claims.key_thumbprint is not None:
+            said["cnf"] = {"jkt": claims.key_thumbprint}
         return await self._sign("at+jwt", said)
 
     async def sign_id(self, claims: IdClaims) -> str:
@@ -117,7 +129,7 @@ class JoseTokens(Tokens):
             "iss": self._issuer(),
             "sub": claims.subject,
             "aud": claims.client_id,
-            "sid": str(claims.grant_id),
+            "sid": str(claims.session_id),
             "iat": _seconds(claims.issued_at),
             "exp": _seconds(claims.expires_at),
             "auth_time": _seconds(claims.auth_time),
@@ -126,6 +138,19 @@ class JoseTokens(Tokens):
         if claims.nonce is not None:
             said["nonce"] = claims.nonce
         return await self._sign("JWT", said)
+
+    async def sign_logout(self, claims: LogoutClaims) -> str:
+        said: dict[str, Any] = {
+            "iss": self._issuer(),
+            "sub": claims.subject,
+            "aud": claims.client_id,
+            "sid": str(claims.session_id),
+            "jti": str(claims.token_id),
+            "iat": _seconds(claims.issued_at),
+            "exp": _seconds(claims.expires_at),
+            "events": {_LOGOUT_EVENT: {}},
+        }
+        return await self._sign("logout+jwt", said)
 
     async def _sign(self, kind: str, claims: dict[str, Any]) -> str:
         ring = await self._current()
@@ -142,6 +167,28 @@ class JoseTokens(Tokens):
             return self._read(token, await self._refetched(ring))
         except _UnknownKey:
             raise InvalidToken from None
+
+    async def read_hint(self, token: str) -> IdHint:
+        ring = await self._current()
+        try:
+            header, claims = self._decoded(token, ring)
+            return self._checked_hint(header, claims)
+        except Exception:  # noqa: BLE001 - a hostile text finds exceptions no one has listed
+            raise InvalidToken from None
+
+    def _checked_hint(self, header: Mapping[str, Any], claims: Mapping[str, Any]) -> IdHint:
+        """The claims of an ID token of ours; anything odd raises something."""
+        if header["typ"] != "JWT" or claims["iss"] != self._issuer() or "at_hash" not in claims:
+            raise InvalidToken
+        if not isinstance(claims["sub"], str) or not isinstance(claims["aud"], str):
+            raise InvalidToken
+        return IdHint(
+            subject=claims["sub"], client_id=claims["aud"], session_id=UUID(claims["sid"])
+        )
+
+    async def public_keys(self) -> Sequence[Mapping[str, Any]]:
+        ring = await self._current()
+        return [key.as_dict(private=False) for key in ring.keys.values()]
 
     async def rotate(self) -> str:
         async with self._turn():
@@ -168,16 +215,23 @@ class JoseTokens(Tokens):
             raise TokenExpired
         return claims
 
-    def _verified(self, token: str, ring: _Ring) -> AccessClaims:
+    def _decoded(self, token: str, ring: _Ring) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Header and claims, once the signature is right; a hostile text raises anything."""
+        if len(token) > _LONGEST_TOKEN:
+            raise InvalidToken
+
         def named_key(guest: GuestProtocol) -> RSAKey:
             kid = guest.headers()["kid"]
             if kid not in ring.keys:
                 raise _UnknownKey
             return ring.keys[kid]
 
+        read = jwt.decode(token, named_key, algorithms=[_ALGORITHM])
+        return read.header, read.claims
+
+    def _verified(self, token: str, ring: _Ring) -> AccessClaims:
         try:
-            read = jwt.decode(token, named_key, algorithms=[_ALGORITHM])
-            return self._checked(read.header, read.claims)
+            return self._checked(*self._decoded(token, ring))
         except _UnknownKey:
             raise
         except Exception:  # noqa: BLE001 - a hostile text finds exceptions no one has listed
@@ -187,12 +241,17 @@ class JoseTokens(Tokens):
     def _checked(self, header: Mapping[str, Any], claims: Mapping[str, Any]) -> AccessClaims:
         """The claims of a token whose signature is right; anything odd raises something.
 
-        Source: RFC 9068 section 4. A token bound to a key of the client (`cnf`) is not a bearer
-        token.
+        Source: RFC 9068 section 4. A token bound to a key of the client says so in `cnf`, in one
+        way that we know (RFC 9449 section 6.1).
         """
         if header["typ"].lower() not in ("at+jwt", "application/at+jwt"):
             raise InvalidToken
-        if claims["iss"] != self._issuer() or claims["aud"] != self._audience or "cnf" in claims:
+        resources = self._resources_of(claims["aud"])
+        bound = "cnf" in claims
+        thumbprint = claims["cnf"]["jkt"] if bound else None
+        if bound and (len(claims["cnf"]) != 1 or not isinstance(thumbprint, str)):
+            raise InvalidToken
+        if claims["iss"] != self._issuer():
             raise InvalidToken
         if not isinstance(claims["sub"], str) or not isinstance(claims["client_id"], str):
             raise InvalidToken
@@ -206,7 +265,18 @@ class JoseTokens(Tokens):
             issued_at=_moment(claims["iat"]),
             expires_at=_moment(claims["exp"]),
             auth_time=_moment(claims["auth_time"]) if "auth_time" in claims else None,
+            resources=resources,
+            key_thumbprint=thumbprint,
         )
+
+    def _resources_of(self, audience: object) -> tuple[str, ...]:
+        """The APIs a token names, ours among them; none when it says so by our usual name."""
+        if audience == self._audience:
+            return ()
+        named = (audience,) if isinstance(audience, str) else audience
+        if not isinstance(named, list | tuple) or f"{self._issuer()}{API_PATH}" not in named:
+            raise InvalidToken
+        return tuple(str(name) for name in named)
 
     # --- keys ------------------------------------------------------------------------------------
 
@@ -311,6 +381,10 @@ def _cipher(secret_key: str) -> AESGCM:
     # The salt is no secret: it keeps this key apart from others made of the same one.
     salt = b"savannah signing keys"
     return AESGCM(hashlib.scrypt(secret_key.encode(), salt=salt, n=2**14, r=8, p=1, dklen=32))
+
+
+def _one_or_list(names: tuple[str, ...]) -> str | list[str]:
+    return names[0] if len(names) == 1 else list(names)
 
 
 def _seconds(moment: datetime) -> int:

@@ -633,7 +633,11 @@ class JobQueue(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessClaims:
-    """What an access token of ours says (RFC 9068)."""
+    """What an access token of ours says (RFC 9068).
+
+    `resources` are the APIs it is for, ours when none is named; `key_thumbprint` is that of the
+    key whose holder alone may use it (RFC 9449).
+    """
 
     subject: str
     client_id: str
@@ -644,20 +648,46 @@ class AccessClaims:
     issued_at: datetime
     expires_at: datetime
     auth_time: datetime | None = None
+    resources: tuple[str, ...] = ()
+    key_thumbprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdClaims:
-    """What an ID token of ours says (OpenID Connect Core section 2)."""
+    """What an ID token of ours says (OpenID Connect Core section 2).
+
+    `session_id` is that of the browser session; a grant's where there is none.
+    """
 
     subject: str
     client_id: str
-    grant_id: GrantId
+    session_id: UUID
     issued_at: datetime
     expires_at: datetime
     auth_time: datetime
     access_token: str = field(repr=False)
     nonce: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdHint:
+    """An ID token of ours that somebody brought back, expired or not."""
+
+    subject: str
+    client_id: str
+    session_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogoutClaims:
+    """What a logout token of ours says (OpenID Connect Back-Channel Logout 1.0 section 2.4)."""
+
+    subject: str
+    client_id: str
+    session_id: UUID
+    token_id: UUID
+    issued_at: datetime
+    expires_at: datetime
 
 
 class Tokens(Protocol):
@@ -670,12 +700,74 @@ class Tokens(Protocol):
     async def sign_id(self, claims: IdClaims) -> str: ...
 
     @abstractmethod
+    async def sign_logout(self, claims: LogoutClaims) -> str: ...
+
+    @abstractmethod
     async def read_access(self, token: str) -> AccessClaims:
         """Raises: InvalidToken, TokenExpired."""
 
     @abstractmethod
+    async def read_hint(self, token: str) -> IdHint:
+        """An ID token of any age. Raises: InvalidToken."""
+
+    @abstractmethod
+    async def public_keys(self) -> Sequence[Mapping[str, object]]:
+        """The keys others verify our tokens with, as JSON Web Keys without private members."""
+
+    @abstractmethod
     async def rotate(self) -> str:
         """Add a key that signs from now on; the kid. Older ones go on verifying."""
+
+
+class LogoutSender(Protocol):
+    """Tells one app that a session is over."""
+
+    @abstractmethod
+    async def send(self, uri: str, logout_token: str) -> bool:
+        """Whether the app has taken it; trouble of any kind is False."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assertion:
+    """What a client's signed word says of it (RFC 7523 section 3); its signature was right."""
+
+    issuer: str
+    subject: str
+    audiences: tuple[str, ...]
+    token_id: str
+    expires_at: datetime
+    not_before: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyProof:
+    """That somebody holds a key, for one request (RFC 9449 section 4.2).
+
+    `token_digest` is the `ath` of the token it came with.
+    """
+
+    thumbprint: str
+    method: str
+    uri: str
+    token_id: str
+    issued_at: datetime
+    token_digest: str | None
+
+
+class ForeignProofs(Protocol):
+    """Reads what clients have signed with keys of their own."""
+
+    @abstractmethod
+    async def read_assertion(self, assertion: str, jwks: Mapping[str, object]) -> Assertion:
+        """Raises: InvalidToken."""
+
+    @abstractmethod
+    async def claimed_issuer(self, assertion: str) -> str:
+        """Whose assertion it says it is, signature unseen. Raises: InvalidToken."""
+
+    @abstractmethod
+    async def read_key_proof(self, proof: str) -> KeyProof:
+        """Raises: InvalidToken."""
 
 
 class PasswordHasher(Protocol):

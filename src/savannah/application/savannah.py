@@ -7,14 +7,21 @@ from typing import Self
 
 from savannah.application.accounts import Accounts
 from savannah.application.apps import Apps
+from savannah.application.authorization import Authorization
 from savannah.application.business import Business
+from savannah.application.client_authentication import ClientAuthentication
 from savannah.application.customers import Customers
 from savannah.application.identity import AuditLog, IdentitySettings, LoginLock
+from savannah.application.issuance import Issuance
 from savannah.application.logins import Logins
+from savannah.application.minting import Mint
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
+from savannah.application.passwords import Passwords
 from savannah.application.ports import (
     Clock,
+    ForeignProofs,
+    LogoutSender,
     PasswordHasher,
     Randomness,
     RateLimiter,
@@ -22,15 +29,22 @@ from savannah.application.ports import (
     Tokens,
 )
 from savannah.application.reports import Reports
+from savannah.application.sessions import Sessions
+from savannah.domain.oauth import API_PATH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """The use cases on people and programs."""
+    """The use cases on people and programs; the last four are the OpenID provider's."""
 
     accounts: Accounts
     apps: Apps
     logins: Logins
+    tokens: Tokens
+    clients: ClientAuthentication
+    authorization: Authorization
+    sessions: Sessions
+    issuance: Issuance
 
     @classmethod
     def over(
@@ -42,11 +56,42 @@ class Identity:
         limiter: RateLimiter,
         clock: Clock,
         randomness: Randomness,
+        proofs: ForeignProofs,
+        logout_sender: LogoutSender,
         settings: IdentitySettings,
+        issuer: str,
+        ticket_key: bytes,
     ) -> Self:
-        """All of them over the same adapters, with one login lock."""
+        """All of them over the same adapters, with one login lock.
+
+        Args:
+            issuer: our public URL, compared character for character wherever it comes.
+            ticket_key: signs what waits in browsers; the same in every process.
+        """
         audit = AuditLog(clock=clock, randomness=randomness)
         lock = LoginLock(storage=storage, limiter=limiter, audit=audit, rate=settings.login_lock)
+        passwords = Passwords(storage=storage, hasher=hasher, audit=audit, lock=lock, clock=clock)
+        mint = Mint(tokens=tokens, clock=clock, randomness=randomness, settings=settings)
+        resources = (issuer + API_PATH,)
+        logins = Logins(
+            storage=storage,
+            tokens=tokens,
+            passwords=passwords,
+            mint=mint,
+            audit=audit,
+            clock=clock,
+            randomness=randomness,
+        )
+        sessions = Sessions(
+            storage=storage,
+            tokens=tokens,
+            passwords=passwords,
+            sender=logout_sender,
+            audit=audit,
+            clock=clock,
+            randomness=randomness,
+            settings=settings,
+        )
         return cls(
             accounts=Accounts(
                 storage=storage,
@@ -64,15 +109,34 @@ class Identity:
                 randomness=randomness,
                 settings=settings,
             ),
-            logins=Logins(
+            logins=logins,
+            tokens=tokens,
+            clients=ClientAuthentication(
+                storage=storage, proofs=proofs, clock=clock, issuer=issuer
+            ),
+            authorization=Authorization(
                 storage=storage,
                 tokens=tokens,
-                hasher=hasher,
+                passwords=passwords,
+                sessions=sessions,
                 audit=audit,
-                lock=lock,
+                clock=clock,
+                randomness=randomness,
+                issuer=issuer,
+                resources=resources,
+                ticket_key=ticket_key,
+            ),
+            sessions=sessions,
+            issuance=Issuance(
+                storage=storage,
+                logins=logins,
+                mint=mint,
+                audit=audit,
                 clock=clock,
                 randomness=randomness,
                 settings=settings,
+                resources=resources,
+                issuer=issuer,
             ),
         )
 

@@ -201,7 +201,8 @@ class Grant:
 class RefreshToken:
     """One refresh token of a grant, known by its SHA-256 hex digest only.
 
-    Used once: then `successor` is the digest of the one that took its place.
+    Used once: then `successor` is the digest of the one that took its place. With a
+    `key_thumbprint` it is only good together with a proof of that key (RFC 9449 section 5).
     """
 
     digest: str
@@ -210,6 +211,7 @@ class RefreshToken:
     expires_at: datetime
     consumed_at: datetime | None = None
     successor: str | None = None
+    key_thumbprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

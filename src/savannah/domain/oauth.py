@@ -21,6 +21,8 @@ from uuid import UUID
 from savannah.domain.access import Role, expand, scopes_of
 from savannah.domain.identity import Client, ClientType, GrantId, GrantType, UserId
 
+# The identifier of our API as a resource is this path under the issuer (RFC 8707).
+API_PATH: Final = "/api/"
 OFFLINE: Final = "offline_access"
 REQUEST_URI_PREFIX: Final = "urn:ietf:params:oauth:request_uri:"
 
@@ -351,4 +353,6 @@ def answer_parameters(
 def origin_of(uri: str) -> str:
     """The origin of a redirect URI as a content security policy names it."""
     parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else f"{parts.scheme}:"
+    # Only the rule for web addresses keeps out signs that mean something in a policy.
+    web = parts.scheme in ("http", "https")
+    return f"{parts.scheme}://{parts.netloc}" if web else f"{parts.scheme}:"

@@ -20,9 +20,11 @@ from prometheus_client.registry import Collector
 
 from savannah.adapters.africastalking import AfricasTalking
 from savannah.adapters.in_process import InProcessQueue
+from savannah.adapters.logout_sender import HttpLogoutSender
 from savannah.adapters.memory import MemoryRateLimiter
 from savannah.adapters.passwords import Argon2Hasher
 from savannah.adapters.prometheus import PrometheusMetrics
+from savannah.adapters.proofs import JoseProofs
 from savannah.adapters.sql import SqlStorage, migrate, schema_is_current
 from savannah.adapters.system import SystemClock, SystemRandomness
 from savannah.adapters.tokens import JoseTokens
@@ -169,6 +171,7 @@ class Container(containers.DeclarativeContainer):
         issuer=place.provided.public_url,
         audience=AUDIENCE,
     )
+    logout_sender = providers.Singleton(HttpLogoutSender, allow_loopback=settings.provided.debug)
     identity = providers.Singleton(
         Identity.over,
         storage=storage,
@@ -177,7 +180,11 @@ class Container(containers.DeclarativeContainer):
         limiter=limiter,
         clock=clock,
         randomness=randomness,
+        proofs=providers.Singleton(JoseProofs),
+        logout_sender=logout_sender,
         settings=providers.Singleton(_identity_settings, settings),
+        issuer=place.provided.public_url,
+        ticket_key=providers.Callable(lambda settings: settings.derived_key("tickets"), settings),
     )
     customers = providers.Singleton(
         Customers,
@@ -250,6 +257,7 @@ async def opened(settings: Settings, place: Place) -> AsyncIterator[Container]:
         gateway = container.gateway()
         if isinstance(gateway, AfricasTalking):
             await gateway.aclose()
+        await container.logout_sender().aclose()
         if settings.redis_url is not None:
             await container.limiter().close()
         if settings.has_workers:

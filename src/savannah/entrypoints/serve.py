@@ -171,6 +171,7 @@ def http_app(container: Container, *, simulator: ASGIApp | None = None) -> Lites
         container.savannah(),
         options=HttpOptions(
             debug=settings.debug,
+            issuer=container.place().public_url,
             allowed_hosts=settings.hosts,
             cors_origins=settings.cors_origins,
             trusted_proxies=settings.trusted_proxies,

@@ -324,6 +324,7 @@ class SqlGrants(Grants):
             "expires_at": token.expires_at,
             "consumed_at": token.consumed_at,
             "successor": token.successor,
+            "key_thumbprint": token.key_thumbprint,
         }
         self._transaction.later(_ADD_REFRESH, values)
 
@@ -338,6 +339,7 @@ class SqlGrants(Grants):
             expires_at=row.expires_at,
             consumed_at=row.consumed_at,
             successor=row.successor,
+            key_thumbprint=row.key_thumbprint,
         )
 
     async def consume_refresh(self, digest: str, successor: str, *, at: datetime) -> bool:

@@ -464,6 +464,7 @@ refresh_tokens: Final = Table(
     Column("expires_at", Instant, nullable=False),
     Column("consumed_at", Instant),
     Column("successor", Words),
+    Column("key_thumbprint", Words),
 )
 Index("ix_refresh_tokens_grant_id", refresh_tokens.c.grant_id)
 

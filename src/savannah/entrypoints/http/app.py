@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from litestar import Litestar, Response, Router, asgi, route
 from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException
@@ -17,12 +19,13 @@ from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.application.ports import Clock, RateLimiter
 from savannah.application.savannah import Savannah
 from savannah.domain.errors import SavannahError
-from savannah.entrypoints.http import openapi, ops, problems
+from savannah.domain.oauth import API_PATH
+from savannah.entrypoints.http import browser, oauth, openapi, ops, problems
 from savannah.entrypoints.http.door import Door, HealthCheck, HttpOptions, the_caller, the_visitor
 from savannah.entrypoints.http.gate import Gate
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.problems import with_head
-from savannah.entrypoints.http.requests import BODY_MAX
+from savannah.entrypoints.http.requests import BODY_MAX, AnyRequest
 from savannah.entrypoints.http.routes import API_PREFIX, API_ROUTES
 
 
@@ -50,7 +53,7 @@ def create_app(
         cursors=Cursors(options.cursor_key),
         checks=checks,
     )
-    outside = [*ops.ROUTES, *openapi.ROUTES]
+    outside = [*ops.ROUTES, *openapi.ROUTES, *oauth.ROUTES, *browser.ROUTES]
     routes: list[Any] = [
         Router(prefix, route_handlers=[*_options(handlers), *handlers])
         for prefix, handlers in ((API_PREFIX, API_ROUTES), ("/", outside))
@@ -67,9 +70,10 @@ def create_app(
         exception_handlers={
             SavannahError: problems.refuse,
             problems.DoorError: problems.refuse_shape,
-            HTTPException: problems.refuse_framework,
+            HTTPException: _refuse_framework,
             Exception: problems.crash,
         },
+        state=State({problems.RESOURCE_METADATA: _resource_metadata(options.issuer)}),
         cors_config=_cors(options.cors_origins),
         request_max_body_size=BODY_MAX,
         openapi_config=None,
@@ -84,6 +88,21 @@ def create_app(
         local=() if simulator is None else ("/simulator/", "/api/sms/"),
     )
     return app
+
+
+def _refuse_framework(request: AnyRequest, error: HTTPException) -> Response[Any]:
+    """A refusal before any handler was found, in the words of whoever has the path."""
+    theirs = browser.error_handler_for(request.scope["path"])
+    if theirs is None:
+        return problems.refuse_framework(request, error)
+    answer: Response[Any] = theirs[HTTPException](request, error)
+    return answer
+
+
+def _resource_metadata(issuer: str) -> str:
+    """Where the metadata of our API stands (RFC 9728 section 3.1)."""
+    parts = urlsplit(issuer + API_PATH)
+    return parts._replace(path=f"/.well-known/oauth-protected-resource{parts.path}").geturl()
 
 
 def _options(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:

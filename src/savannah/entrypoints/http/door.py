@@ -29,9 +29,14 @@ LIMIT_STATE: Final = "rate_limit_state"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpOptions:
-    """How the door behaves. `allowed_hosts` may hold `*`, and `*.example.com` for what is below."""
+    """How the door behaves. `allowed_hosts` may hold `*`, and `*.example.com` for what is below.
+
+    Attributes:
+        issuer: our public URL, the name of the OpenID provider; never taken from a request.
+    """
 
     debug: bool
+    issuer: str
     allowed_hosts: tuple[str, ...]
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
@@ -63,6 +68,15 @@ class Door:
         identity = self.savannah.identity
         assert identity is not None, "the REST door needs accounts"
         return identity
+
+    def require_left(self, state: LimitState) -> None:
+        """Raises: RateLimited, when a limit is used up."""
+        if state.remaining == 0:
+            raise _limited(state)
+
+    async def count_anonymous(self, request: AnyRequest) -> None:
+        """Count a request against the limit of its address. Raises: RateLimited."""
+        await _count(request, self, f"address:{address_of(request)}", anonymous=True)
 
     def currency_of(self, query: Query) -> str | None:
         """The currency a report is asked for in. Raises: BadQuery."""
@@ -152,12 +166,16 @@ async def _count(request: AnyRequest, door: Door, key: str, *, anonymous: bool) 
     state: LimitState = await door.limiter.hit(f"http:{key}", rate)
     request.scope["state"][LIMIT_STATE] = state
     if not state.allowed:
-        raise RateLimited(
-            retry_after=state.reset_after,
-            limit=state.limit,
-            remaining=state.remaining,
-            reset_after=state.reset_after,
-        )
+        raise _limited(state)
+
+
+def _limited(state: LimitState) -> RateLimited:
+    return RateLimited(
+        retry_after=state.reset_after,
+        limit=state.limit,
+        remaining=state.remaining,
+        reset_after=state.reset_after,
+    )
 
 
 def json_response(

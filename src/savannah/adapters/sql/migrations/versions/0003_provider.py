@@ -24,6 +24,7 @@ def upgrade() -> None:
     op.create_index("ix_grants_client_id", "grants", ["client_id"])
     op.create_index("ix_grants_session_id", "grants", ["session_id"])
     op.add_column("refresh_tokens", sa.Column("successor", WORDS))
+    op.add_column("refresh_tokens", sa.Column("key_thumbprint", WORDS))
     op.add_column("signing_keys", sa.Column("activated_at", INSTANT))
     op.add_column("signing_keys", sa.Column("revoked_at", INSTANT))
     op.execute("UPDATE signing_keys SET activated_at = created_at")
