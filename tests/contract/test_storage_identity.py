@@ -259,3 +259,9 @@ async def test_signing_keys_are_listed_newest_first(storage, make):
         await uow.commit()
     async with storage(reading=True) as uow:
         assert list(await uow.signing_keys.list()) == [newest, new, old]
+    after = replace(new, activated_at=at, retired_at=at + MINUTE, revoked_at=at + 2 * MINUTE)
+    async with storage() as uow:
+        await uow.signing_keys.save(after)
+        await uow.commit()
+    async with storage(reading=True) as uow:
+        assert list(await uow.signing_keys.list()) == [newest, after, old]

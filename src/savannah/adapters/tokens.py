@@ -14,7 +14,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -35,7 +35,7 @@ from savannah.application.ports import (
     Tokens,
 )
 from savannah.domain.access import scope_text
-from savannah.domain.errors import InvalidToken, TokenExpired
+from savannah.domain.errors import InvalidToken, NotFound, TokenExpired
 from savannah.domain.identity import GrantId, SigningKey
 from savannah.domain.oauth import API_PATH
 
@@ -60,11 +60,13 @@ class _Ring:
     """The keys as storage had them at `read_at`; `newest` signs.
 
     Attributes:
+        known: besides `keys`, which verify, those that are too old for anything but a hint.
         verified: claims of tokens that these keys have verified, by the digest of the token. A
             signature stays right; whether the login still stands is asked elsewhere, every time.
     """
 
     keys: Mapping[str, RSAKey]
+    known: Mapping[str, RSAKey]
     newest: str
     read_at: datetime
     verified: dict[bytes, AccessClaims] = field(default_factory=dict)
@@ -81,6 +83,8 @@ class JoseTokens(Tokens):
             and a new one is made.
         issuer: our public URL, as it stands in `iss`; a function where it is not known yet.
         audience: the name of the API, as it stands in `aud`.
+        overlap: how long a key goes on verifying after another one has taken its place: as long
+            as tokens live, and caches and clocks lag.
     """
 
     def __init__(
@@ -91,12 +95,14 @@ class JoseTokens(Tokens):
         secret_key: str,
         issuer: str | Callable[[], str],
         audience: str,
+        overlap: timedelta = timedelta(hours=2),
     ) -> None:
         self._storage = storage
         self._clock = clock
         self._secret_key = secret_key
         self._named_issuer = issuer
         self._audience = audience
+        self._overlap = overlap
         self._ring: _Ring | None = None
         self._refetched_at: datetime | None = None
         self._unreadable: set[str] = set()
@@ -171,7 +177,7 @@ class JoseTokens(Tokens):
     async def read_hint(self, token: str) -> IdHint:
         ring = await self._current()
         try:
-            header, claims = self._decoded(token, ring)
+            header, claims = self._decoded(token, ring.known)
             return self._checked_hint(header, claims)
         except Exception:  # noqa: BLE001 - a hostile text finds exceptions no one has listed
             raise InvalidToken from None
@@ -192,9 +198,34 @@ class JoseTokens(Tokens):
 
     async def rotate(self) -> str:
         async with self._turn():
-            kid = await self._add_key()
+            readable = await asyncio.to_thread(self._open, await self._stored())
+            before = [row for row in await self._stored() if row.signs]
+            waiting = _oldest_waiting(row for row, _ in readable)
+            kid = await (self._activate(waiting) if waiting else self._add_key(signs=True))
+            async with self._storage() as uow:
+                for row in before:
+                    await uow.signing_keys.save(replace(row, retired_at=self._clock.now()))
+                await uow.commit()
             self._ring = await self._from_storage()
         return kid
+
+    async def prepare(self) -> None:
+        async with self._turn():
+            self._ring = await self._from_storage()
+            readable = await asyncio.to_thread(self._open, await self._stored())
+            if _oldest_waiting(row for row, _ in readable) is None:
+                await self._add_key(signs=False)
+                self._ring = await self._from_storage()
+
+    async def revoke(self, kid: str) -> None:
+        async with self._turn():
+            found = [row for row in await self._stored() if row.kid == kid]
+            if not found:
+                raise NotFound("signing key")
+            async with self._storage() as uow:
+                await uow.signing_keys.save(replace(found[0], revoked_at=self._clock.now()))
+                await uow.commit()
+            self._ring = await self._from_storage()
 
     def _issuer(self) -> str:
         return self._named_issuer if isinstance(self._named_issuer, str) else self._named_issuer()
@@ -215,23 +246,25 @@ class JoseTokens(Tokens):
             raise TokenExpired
         return claims
 
-    def _decoded(self, token: str, ring: _Ring) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    def _decoded(
+        self, token: str, keys: Mapping[str, RSAKey]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Header and claims, once the signature is right; a hostile text raises anything."""
         if len(token) > _LONGEST_TOKEN:
             raise InvalidToken
 
         def named_key(guest: GuestProtocol) -> RSAKey:
             kid = guest.headers()["kid"]
-            if kid not in ring.keys:
+            if kid not in keys:
                 raise _UnknownKey
-            return ring.keys[kid]
+            return keys[kid]
 
         read = jwt.decode(token, named_key, algorithms=[_ALGORITHM])
         return read.header, read.claims
 
     def _verified(self, token: str, ring: _Ring) -> AccessClaims:
         try:
-            return self._checked(*self._decoded(token, ring))
+            return self._checked(*self._decoded(token, ring.keys))
         except _UnknownKey:
             raise
         except Exception:  # noqa: BLE001 - a hostile text finds exceptions no one has listed
@@ -312,37 +345,61 @@ class JoseTokens(Tokens):
         return self._lock
 
     async def _from_storage(self) -> _Ring:
-        """The keys as they are; the first one is made here.
+        """The keys as they are; where none signs yet, the next one begins to, or a new one.
 
-        Two processes may both make one. Then the newer one signs, and both verify.
+        Two processes may both make the first. Then the newer one signs, and both verify.
         """
         now = self._clock.now()
-        while not (readable := await asyncio.to_thread(self._open, await self._stored())):
-            await self._add_key()
+        while True:
+            opened = await asyncio.to_thread(self._open, await self._stored())
+            signing = [row for row, _ in opened if row.signs]
+            if signing:
+                break
+            waiting = _oldest_waiting(row for row, _ in opened)
+            await (self._activate(waiting) if waiting else self._add_key(signs=True))
         return _Ring(
-            keys={row.kid: key for row, key in readable},
-            newest=max(readable, key=lambda pair: (pair[0].created_at, pair[0].kid))[0].kid,
+            keys={row.kid: key for row, key in opened if row.verifies(now, overlap=self._overlap)},
+            known={row.kid: key for row, key in opened},
+            newest=max(signing, key=lambda row: (row.activated_at or now, row.kid)).kid,
             read_at=now,
         )
 
     async def _stored(self) -> list[SigningKey]:
         # A key that has just been made must be seen.
         async with self._storage(reading="fresh") as uow:
-            return [row for row in await uow.signing_keys.list() if row.retired_at is None]
+            return [row for row in await uow.signing_keys.list() if row.revoked_at is None]
 
-    async def _add_key(self) -> str:
+    async def _add_key(self, *, signs: bool) -> str:
         kid, sealed = await asyncio.to_thread(self._make)
-        newest = max((row.created_at for row in await self._stored()), default=None)
-        created_at = self._clock.now()
-        if newest is not None:  # a clock that steps back must not leave the older key signing
-            created_at = max(created_at, newest + timedelta(microseconds=1))
+        at = await self._later_than_all()
         async with self._storage() as uow:
             await uow.signing_keys.add(
-                SigningKey(kid=kid, algorithm=_ALGORITHM, sealed=sealed, created_at=created_at)
+                SigningKey(
+                    kid=kid,
+                    algorithm=_ALGORITHM,
+                    sealed=sealed,
+                    created_at=at,
+                    activated_at=at if signs else None,
+                )
             )
             await uow.commit()
         _log.info("made a signing key")
         return kid
+
+    async def _activate(self, row: SigningKey) -> str:
+        at = await self._later_than_all()
+        async with self._storage() as uow:
+            await uow.signing_keys.save(replace(row, activated_at=at))
+            await uow.commit()
+        return row.kid
+
+    async def _later_than_all(self) -> datetime:
+        """Now; a clock that steps back must not leave an older key signing."""
+        rows = await self._stored()
+        moments = [moment for row in rows for moment in (row.created_at, row.activated_at)]
+        newest = max((moment for moment in moments if moment is not None), default=None)
+        now = self._clock.now()
+        return now if newest is None else max(now, newest + timedelta(microseconds=1))
 
     def _make(self) -> tuple[str, bytes]:
         """A new key, sealed: its id, and the private JWK under the installation's secret."""
@@ -353,7 +410,7 @@ class JoseTokens(Tokens):
         return kid, nonce + _cipher(self._secret_key).encrypt(nonce, private, kid.encode())
 
     def _open(self, rows: Iterable[SigningKey]) -> list[tuple[SigningKey, RSAKey]]:
-        known = {} if self._ring is None else self._ring.keys
+        known = {} if self._ring is None else self._ring.known
         opened: list[tuple[SigningKey, RSAKey]] = []
         for row in rows:
             key = known.get(row.kid) or self._unsealed(row)
@@ -381,6 +438,12 @@ def _cipher(secret_key: str) -> AESGCM:
     # The salt is no secret: it keeps this key apart from others made of the same one.
     salt = b"savannah signing keys"
     return AESGCM(hashlib.scrypt(secret_key.encode(), salt=salt, n=2**14, r=8, p=1, dklen=32))
+
+
+def _oldest_waiting(rows: Iterable[SigningKey]) -> SigningKey | None:
+    """The key that signs next: the one that others have had the longest time to fetch."""
+    waiting = [row for row in rows if row.activated_at is None and row.retired_at is None]
+    return min(waiting, key=lambda row: (row.created_at, row.kid), default=None)
 
 
 def _one_or_list(names: tuple[str, ...]) -> str | list[str]:

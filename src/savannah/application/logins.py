@@ -44,6 +44,7 @@ class TokenInfo:
     """
 
     active: bool = True
+    token_type: str
     sub: str
     username: str | None
     role: Role | None
@@ -208,15 +209,18 @@ class Logins:
             request_id=request_id,
         )
 
-    async def token_info(self, token: str, *, key_thumbprint: str | None = None) -> TokenInfo:
+    async def token_info(self, token: str) -> TokenInfo:
         """What an access token allows at this moment, and for how long.
+
+        Whoever asks has used it for this very request, proof of its key and all.
 
         Raises: as `authenticate`.
         """
-        live = await self.live(token, key_thumbprint=key_thumbprint)
+        live = await self.peek(token)
         claims, user = live.claims, live.user
         left = claims.expires_at - self._clock.now()
         return TokenInfo(
+            token_type="Bearer" if claims.key_thumbprint is None else "DPoP",
             sub=claims.subject,
             username=user.username if user else None,
             role=user.role if user else None,

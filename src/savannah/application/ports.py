@@ -538,6 +538,9 @@ class SigningKeys(Protocol):
     @abstractmethod
     async def add(self, key: SigningKey) -> None: ...
 
+    @abstractmethod
+    async def save(self, key: SigningKey) -> None: ...
+
 
 class UnitOfWork(Protocol):
     """One transaction. Leaving it without `commit()` rolls back; a write may wait for the commit.
@@ -716,7 +719,18 @@ class Tokens(Protocol):
 
     @abstractmethod
     async def rotate(self) -> str:
-        """Add a key that signs from now on; the kid. Older ones go on verifying."""
+        """Let the next key sign from now on; the kid. Older ones go on verifying."""
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """See that there is a key that signs, and the next one, published before it is needed.
+
+        Making keys is slow: whoever serves requests calls this before and beside them.
+        """
+
+    @abstractmethod
+    async def revoke(self, kid: str) -> None:
+        """Drop a key and every token it has signed. Raises: NotFound."""
 
 
 class LogoutSender(Protocol):

@@ -13,6 +13,7 @@ from savannah.application.client_authentication import ClientAuthentication
 from savannah.application.customers import Customers
 from savannah.application.identity import AuditLog, IdentitySettings, LoginLock
 from savannah.application.issuance import Issuance
+from savannah.application.key_proofs import KeyProofs
 from savannah.application.logins import Logins
 from savannah.application.minting import Mint
 from savannah.application.notifications import Notifications
@@ -35,13 +36,14 @@ from savannah.domain.oauth import API_PATH
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """The use cases on people and programs; the last four are the OpenID provider's."""
+    """The use cases on people and programs; the later ones are the OpenID provider's."""
 
     accounts: Accounts
     apps: Apps
     logins: Logins
     tokens: Tokens
     clients: ClientAuthentication
+    key_proofs: KeyProofs
     authorization: Authorization
     sessions: Sessions
     issuance: Issuance
@@ -111,6 +113,7 @@ class Identity:
             ),
             logins=logins,
             tokens=tokens,
+            key_proofs=KeyProofs(storage=storage, proofs=proofs, clock=clock),
             clients=ClientAuthentication(
                 storage=storage, proofs=proofs, clock=clock, issuer=issuer
             ),

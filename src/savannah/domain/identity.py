@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, NewType, Self, TypeVar
@@ -216,13 +216,29 @@ class RefreshToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
-    """A key pair for tokens: `sealed` is the private JWK, encrypted by the tokens adapter."""
+    """A key pair for tokens: `sealed` is the private JWK, encrypted by the tokens adapter.
+
+    Its life: made and published, so that others have it in their caches; `activated_at`, from
+    when it signs; `retired_at`, from when it only verifies what it has signed. One that was
+    stolen is `revoked_at`, and good for nothing from then on.
+    """
 
     kid: str
     algorithm: str
     sealed: bytes
     created_at: datetime
+    activated_at: datetime | None = None
     retired_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+    @property
+    def signs(self) -> bool:
+        """Whether it may sign; of several the one activated last does."""
+        return self.activated_at is not None and self.retired_at is None
+
+    def verifies(self, now: datetime, *, overlap: timedelta) -> bool:
+        """Whether tokens it has signed are good, for as long as they may live after it retired."""
+        return self.retired_at is None or now < self.retired_at + overlap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

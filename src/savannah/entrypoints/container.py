@@ -30,6 +30,7 @@ from savannah.adapters.system import SystemClock, SystemRandomness
 from savannah.adapters.tokens import JoseTokens
 from savannah.application.customers import Customers
 from savannah.application.identity import IdentitySettings
+from savannah.application.minting import ID_TOKEN_MOST
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
 from savannah.application.ports import RateLimiter, Sms, SmsGateway
@@ -128,6 +129,11 @@ def _identity_settings(settings: Settings) -> IdentitySettings:
     )
 
 
+def _key_overlap(settings: Settings) -> timedelta:
+    """As long as tokens live, and caches of our keys and clocks lag (see `oauth.get_keys`)."""
+    return max(settings.access_token_ttl, ID_TOKEN_MOST) + timedelta(minutes=6)
+
+
 class Container(containers.DeclarativeContainer):
     """Every part of one process. Override a provider to put something else behind its port."""
 
@@ -170,6 +176,7 @@ class Container(containers.DeclarativeContainer):
         secret_key=settings.provided.secret_key,
         issuer=place.provided.public_url,
         audience=AUDIENCE,
+        overlap=providers.Callable(_key_overlap, settings),
     )
     logout_sender = providers.Singleton(HttpLogoutSender, allow_loopback=settings.provided.debug)
     identity = providers.Singleton(

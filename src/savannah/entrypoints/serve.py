@@ -32,7 +32,7 @@ from savannah.entrypoints.http.door import HealthCheck, HttpOptions
 from savannah.entrypoints.settings import Settings, SettingsError, share_metrics_in
 from savannah.entrypoints.simulator import Simulator, SimulatorSettings
 from savannah.entrypoints.supervisor import CannotStart, Child, ended_by_signals, supervise
-from savannah.entrypoints.worker import Outbox
+from savannah.entrypoints.worker import LogoutRelay, Outbox
 
 log = logging.getLogger("savannah.serve")
 
@@ -212,8 +212,10 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
             elsewhere = _Elsewhere(job.simulator_url)
             stack.push_async_callback(elsewhere.aclose)
             mounted = elsewhere
+        await container.tokens().prepare()  # making keys is too slow for a request to wait for
         app = http_app(container, simulator=mounted)
         outbox: Outbox | None = None
+        logouts: LogoutRelay | None = None
         if job.sends:
             outbox = Outbox(
                 container.notifications(),
@@ -222,6 +224,8 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
                 watch=container.metrics().outbox,
             )
             stack.push_async_callback(outbox.stop, grace=GRACE)
+            logouts = LogoutRelay(container.identity().sessions, container.tokens())
+            stack.push_async_callback(logouts.stop, grace=GRACE)
 
         async def quiet() -> None:
             if outbox is not None and job.mounts_simulator:
@@ -231,6 +235,8 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
         with ended_by_signals(server.handle_exit), _ended_with_parent(server):
             if outbox is not None:
                 await outbox.start()
+            if logouts is not None:
+                await logouts.start()
             await server.serve([listener])
             await stack.aclose()
 
@@ -347,11 +353,14 @@ async def _work_here(settings: Settings, concurrency: int, announce: Callable[[]
                 SaqWorker(jobs, concurrency=concurrency),
                 watch=container.metrics().outbox,
             )
+            logouts = LogoutRelay(container.identity().sessions, container.tokens())
             try:
                 await outbox.start()
+                await logouts.start()
                 announce()
                 await stopped.wait()
             finally:
+                await logouts.stop(grace=GRACE)
                 await outbox.stop(grace=GRACE)
                 await jobs.close()
 
@@ -449,7 +458,8 @@ def _serve_in_many(
 
 async def _prepare_storage(job: _Job) -> None:
     """Before there are several, so that one migrates and all fail in the same way."""
-    async with opened(job.settings, Place(public_url=job.place.public_url)):
+    async with opened(job.settings, Place(public_url=job.place.public_url)) as container:
+        await container.tokens().prepare()  # once, and not in each of them
         pass
 
 

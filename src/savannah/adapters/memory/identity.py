@@ -158,3 +158,6 @@ class MemorySigningKeys(SigningKeys):
 
     async def add(self, key: SigningKey) -> None:
         self._tables.signing_keys.put(key.kid, key)
+
+    async def save(self, key: SigningKey) -> None:
+        self._tables.signing_keys.put(key.kid, key)

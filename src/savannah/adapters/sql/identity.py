@@ -384,6 +384,7 @@ _SIGNING_KEYS: Final = select(signing_keys).order_by(
     signing_keys.c.created_at.desc(), signing_keys.c.kid.desc()
 )
 _ADD_SIGNING_KEY: Final = insert(signing_keys)
+_SAVE_SIGNING_KEY: Final = update(signing_keys).where(signing_keys.c.kid == bindparam("of_kid"))
 
 
 class SqlSigningKeys(SigningKeys):
@@ -399,17 +400,26 @@ class SqlSigningKeys(SigningKeys):
                 algorithm=row.algorithm,
                 sealed=bytes(row.sealed),
                 created_at=row.created_at,
+                activated_at=row.activated_at,
                 retired_at=row.retired_at,
+                revoked_at=row.revoked_at,
             )
             for row in await self._transaction.all(_SIGNING_KEYS)
         ]
 
     async def add(self, key: SigningKey) -> None:
-        values = {
-            "kid": key.kid,
-            "algorithm": key.algorithm,
-            "sealed": key.sealed,
-            "created_at": key.created_at,
-            "retired_at": key.retired_at,
-        }
-        self._transaction.later(_ADD_SIGNING_KEY, values)
+        self._transaction.later(_ADD_SIGNING_KEY, {**_key_values(key), "kid": key.kid})
+
+    async def save(self, key: SigningKey) -> None:
+        self._transaction.later(_SAVE_SIGNING_KEY, {**_key_values(key), "of_kid": key.kid})
+
+
+def _key_values(key: SigningKey) -> Params:
+    return {
+        "algorithm": key.algorithm,
+        "sealed": key.sealed,
+        "created_at": key.created_at,
+        "activated_at": key.activated_at,
+        "retired_at": key.retired_at,
+        "revoked_at": key.revoked_at,
+    }

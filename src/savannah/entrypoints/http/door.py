@@ -18,6 +18,7 @@ from savannah.application.savannah import Identity, Savannah
 from savannah.domain.access import Caller
 from savannah.domain.errors import AuthenticationRequired, BadQuery, InvalidToken, RateLimited
 from savannah.domain.notification import Rate
+from savannah.domain.oauth import OAuthError
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.requests import AnyRequest, Query, operation_of
 from savannah.entrypoints.logs import request_id_var
@@ -119,17 +120,29 @@ async def the_visitor(request: AnyRequest, door: TheDoor) -> Caller | None:
         Unauthenticated, AccountDisabled, RateLimited.
     """
     operation = operation_of(request)
-    token = None if operation.auth == "none" else bearer_token(request)
-    if token is None:
+    shown = None if operation.auth == "none" else access_token(request)
+    if shown is None:
         if operation.anonymous_limit:
             await _count(request, door, f"address:{address_of(request)}", anonymous=True)
         return None
-    caller = await door.identity.logins.authenticate(token, request_id=request_id_var.get())
+    caller = await door.identity.logins.authenticate(
+        shown.token,
+        key_thumbprint=await key_thumbprint(request, door, shown),
+        request_id=request_id_var.get(),
+    )
     await _count(request, door, caller.principal, anonymous=False)
     return caller
 
 
-def bearer_token(request: AnyRequest) -> str | None:
+@dataclass(frozen=True, slots=True)
+class ShownToken:
+    """An access token as it came, alone or with the proof of a key (RFC 9449)."""
+
+    token: str = field(repr=False)
+    bound: bool
+
+
+def access_token(request: AnyRequest) -> ShownToken | None:
     """The access token of a request (RFC 6750 section 2.1); None when there is none.
 
     Raises:
@@ -139,9 +152,40 @@ def bearer_token(request: AnyRequest) -> str | None:
     if not headers:
         return None
     scheme, _, token = headers[0].decode("latin-1").strip().partition(" ")
-    if len(headers) > 1 or scheme.lower() != "bearer" or not token.strip():
+    if len(headers) > 1 or scheme.lower() not in ("bearer", "dpop") or not token.strip():
         raise InvalidToken
-    return token.strip()
+    return ShownToken(token.strip(), bound=scheme.lower() == "dpop")
+
+
+async def key_thumbprint(request: AnyRequest, door: Door, shown: ShownToken) -> str | None:
+    """Of the key whose holder makes this request; None where the token came alone.
+
+    Raises: InvalidToken, for a proof that does not fit.
+    """
+    if not shown.bound:
+        return None
+    try:
+        return await proved_key(request, door, token=shown.token)
+    except OAuthError:
+        raise InvalidToken from None
+
+
+async def proved_key(request: AnyRequest, door: Door, *, token: str | None = None) -> str | None:
+    """What the `DPoP` header proves; None without one.
+
+    Raises: OAuthError, `invalid_dpop_proof`.
+    """
+    proofs = [value for name, value in request.scope["headers"] if name == b"dpop"]
+    if not proofs and token is None:
+        return None
+    if len(proofs) != 1:
+        raise OAuthError("invalid_dpop_proof", "Send one DPoP proof")
+    return await door.identity.key_proofs.holder(
+        proofs[0].decode("latin-1"),
+        method=request.method,
+        uri=f"{door.options.issuer}{request.scope['path']}",
+        token=token,
+    )
 
 
 def address_of(request: AnyRequest) -> str:

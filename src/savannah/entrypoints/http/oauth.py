@@ -18,20 +18,28 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import AnyCallable, Method
 
-from savannah.adapters.proofs import ASSERTION_ALGORITHMS
+from savannah.adapters.proofs import ASSERTION_ALGORITHMS, KEY_PROOF_ALGORITHMS
 from savannah.domain.access import IDENTITY_SCOPES, Scope
 from savannah.domain.errors import (
     AccountDisabled,
     AuthenticationRequired,
     InsufficientScope,
-    InvalidToken,
     SavannahError,
     Unauthenticated,
 )
 from savannah.domain.identity import AuthMethod, Client, ClientType, GrantType
 from savannah.domain.oauth import API_PATH, OFFLINE, OAuthError, Parameters, ResponseMode
 from savannah.entrypoints.http import problems
-from savannah.entrypoints.http.door import AnyResponse, Door, TheDoor, address_of
+from savannah.entrypoints.http.door import (
+    AnyResponse,
+    Door,
+    ShownToken,
+    TheDoor,
+    access_token,
+    address_of,
+    key_thumbprint,
+    proved_key,
+)
 from savannah.entrypoints.http.forms import read_form, read_query
 from savannah.entrypoints.http.problems import DoorError, challenge, with_head
 from savannah.entrypoints.http.requests import AnyRequest
@@ -179,6 +187,7 @@ def metadata(issuer: str) -> dict[str, object]:
         "introspection_endpoint_auth_methods_supported": methods,
         "introspection_endpoint_auth_signing_alg_values_supported": [*ASSERTION_ALGORITHMS],
         "code_challenge_methods_supported": ["S256"],
+        "dpop_signing_alg_values_supported": [*KEY_PROOF_ALGORITHMS],
         "claim_types_supported": ["normal"],
         "claims_supported": _CLAIMS,
         "claims_parameter_supported": False,
@@ -235,6 +244,8 @@ async def get_resource_metadata(request: AnyRequest, door: TheDoor) -> AnyRespon
             "authorization_servers": [door.options.issuer],
             "scopes_supported": [*Scope],
             "bearer_methods_supported": ["header"],
+            "dpop_signing_alg_values_supported": [*KEY_PROOF_ALGORITHMS],
+            "dpop_bound_access_tokens_required": False,
             "resource_name": "Savannah",
             "resource_documentation": f"{door.options.issuer}/docs",
         },
@@ -285,7 +296,12 @@ async def issue_tokens(request: AnyRequest, door: TheDoor) -> AnyResponse:
     form = await read_form(request)
     form.require_single(but=("resource",))
     client = await the_client(request, door, form)
-    issued = await door.identity.issuance.issue(form, client, request_id=request_id_var.get())
+    issued = await door.identity.issuance.issue(
+        form,
+        client,
+        key_thumbprint=await proved_key(request, door),
+        request_id=request_id_var.get(),
+    )
     body: dict[str, object] = {
         "access_token": issued.access_token,
         "token_type": issued.token_type,
@@ -334,30 +350,28 @@ async def push(request: AnyRequest, door: TheDoor) -> AnyResponse:
 
 @endpoint("GET", "POST", paths=["/oauth/userinfo", "/o/userinfo"])
 async def userinfo(request: AnyRequest, door: TheDoor) -> AnyResponse:
-    token = await _shown_token(request)
-    return protocol_json(await door.identity.issuance.user_claims(token))
+    shown = await _shown_token(request)
+    thumbprint = await key_thumbprint(request, door, shown)
+    return protocol_json(
+        await door.identity.issuance.user_claims(shown.token, key_thumbprint=thumbprint)
+    )
 
 
-async def _shown_token(request: AnyRequest) -> str:
+async def _shown_token(request: AnyRequest) -> ShownToken:
     """The access token in the header or, for POST, in the form body (RFC 6750 section 2).
 
     Raises: AuthenticationRequired, InvalidToken, OAuthError.
     """
     if "access_token" in dict(read_query(request).pairs):
         raise OAuthError("invalid_request", "A token does not belong into an address")
-    found: list[str] = []
-    headers = [value for name, value in request.scope["headers"] if name == b"authorization"]
-    for header in headers:
-        scheme, _, value = header.decode("latin-1").strip().partition(" ")
-        if scheme.lower() != "bearer" or not value.strip():
-            raise InvalidToken
-        found.append(value.strip())
+    shown = access_token(request)
+    found = [] if shown is None else [shown]
     if request.method == "POST" and request.headers.get("content-type", "").startswith(
         "application/x-www-form-urlencoded"
     ):
         form = await read_form(request)
         if (inside := form.one("access_token")) is not None:
-            found.append(inside)
+            found.append(ShownToken(inside, bound=False))
     if len(found) > 1:
         raise OAuthError("invalid_request", "Show the token in one way")
     if not found:
