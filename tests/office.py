@@ -17,10 +17,11 @@ from savannah.adapters.memory import (
     SeededRandomness,
 )
 from savannah.adapters.passwords import Argon2Hasher
+from savannah.adapters.proofs import JoseProofs
 from savannah.adapters.tokens import JoseTokens
 from savannah.application.identity import IdentitySettings
 from savannah.application.logins import Login
-from savannah.application.ports import AccessClaims
+from savannah.application.ports import AccessClaims, LogoutSender
 from savannah.application.savannah import Identity
 from savannah.domain.access import Caller, Role
 from savannah.domain.errors import (
@@ -39,6 +40,7 @@ T = TypeVar("T")
 
 PASSWORD = "securepassword123"
 HERE = "192.0.2.7"
+ISSUER = "http://localhost:8000"
 OPEN = IdentitySettings(
     registration_open=True, registration_role=Role.STAFF, app_creation_open=True
 )
@@ -61,6 +63,18 @@ class CountingHasher(Argon2Hasher):
         return answer
 
 
+class KeptLogouts(LogoutSender):
+    """Keeps what apps are told; takes nothing while it is `away`."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str]] = []
+        self.away = False
+
+    async def send(self, uri: str, logout_token: str) -> bool:
+        self.sent.append((uri, logout_token))
+        return not self.away
+
+
 class Office:
     """Everything the use cases need, and shortcuts for what most tests begin with."""
 
@@ -70,11 +84,12 @@ class Office:
         self.hasher = CountingHasher()
         self.limiter = MemoryRateLimiter(self.clock)
         self.randomness = SeededRandomness()
+        self.logout_sender = KeptLogouts()
         self.tokens = JoseTokens(
             storage=self.storage,
             clock=self.clock,
             secret_key="a secret for tests",
-            issuer="http://localhost:8000",
+            issuer=ISSUER,
             audience="savannah",
         )
         identity = self.with_settings(settings)
@@ -91,7 +106,11 @@ class Office:
             limiter=self.limiter,
             clock=self.clock,
             randomness=self.randomness,
+            proofs=JoseProofs(),
+            logout_sender=self.logout_sender,
             settings=settings,
+            issuer=ISSUER,
+            ticket_key=b"a key for tickets",
         )
 
     async def john(self, **more: str) -> User:

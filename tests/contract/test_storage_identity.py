@@ -319,14 +319,17 @@ async def test_a_refresh_token_is_found_by_its_digest(storage, make, keep):
     fresh = RefreshToken(
         digest="a" * 64, grant_id=grant.id, issued_at=at, expires_at=at + 30 * MINUTE
     )
-    used = replace(fresh, digest="b" * 64, consumed_at=at + MINUTE)
+    used = replace(fresh, digest="b" * 64, consumed_at=at + MINUTE, successor="d" * 64)
+    bound = replace(fresh, digest="e" * 64, key_thumbprint="t" * 43)
     async with storage() as uow:
         await uow.grants.add_refresh(fresh)
         await uow.grants.add_refresh(used)
+        await uow.grants.add_refresh(bound)
         await uow.commit()
     async with storage(reading=True) as uow:
         assert await uow.grants.find_refresh(fresh.digest) == fresh
         assert await uow.grants.find_refresh(used.digest) == used
+        assert await uow.grants.find_refresh(bound.digest) == bound
         assert await uow.grants.find_refresh("c" * 64) is None
 
 
@@ -351,3 +354,9 @@ async def test_signing_keys_are_listed_newest_first(storage, make):
         await uow.commit()
     async with storage(reading=True) as uow:
         assert list(await uow.signing_keys.list()) == [newest, new, old]
+    after = replace(new, activated_at=at, retired_at=at + MINUTE, revoked_at=at + 2 * MINUTE)
+    async with storage() as uow:
+        await uow.signing_keys.save(after)
+        await uow.commit()
+    async with storage(reading=True) as uow:
+        assert list(await uow.signing_keys.list()) == [newest, after, old]

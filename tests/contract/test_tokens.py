@@ -23,7 +23,7 @@ from joserfc.jwk import RSAKey
 from savannah.adapters.memory import ManualClock, MemoryStorage, MemoryUnitOfWork
 from savannah.adapters.tokens import JoseTokens
 from savannah.application.ports import AccessClaims, IdClaims
-from savannah.domain.errors import InvalidToken, TokenExpired, Unavailable
+from savannah.domain.errors import InvalidToken, NotFound, TokenExpired, Unavailable
 from savannah.domain.identity import GrantId, SigningKey
 
 T = TypeVar("T")
@@ -187,7 +187,7 @@ def test_an_id_token_is_for_the_app_and_bound_to_its_access_token(realm: Realm) 
         claims = IdClaims(
             subject=CLAIMS.subject,
             client_id="till",
-            grant_id=CLAIMS.grant_id,
+            session_id=CLAIMS.grant_id,
             issued_at=START,
             expires_at=CLAIMS.expires_at,
             auth_time=START,
@@ -222,7 +222,7 @@ def test_an_id_token_is_no_access_token_even_for_an_app_named_like_the_api(realm
             IdClaims(
                 subject=CLAIMS.subject,
                 client_id="till",
-                grant_id=CLAIMS.grant_id,
+                session_id=CLAIMS.grant_id,
                 issued_at=START,
                 expires_at=CLAIMS.expires_at,
                 auth_time=START,
@@ -296,7 +296,9 @@ async def refused(tokens: JoseTokens, token: str) -> None:
         {"roles": []},
         {"roles": None},
         {"auth_time": "now"},
-        {"cnf": {"jkt": "x"}},
+        {"cnf": {"jkt": 7}},
+        {"cnf": {"jkt": "x", "x5t#S256": "y"}},
+        {"cnf": {}},
         {"cnf": None},
     ],
 )
@@ -516,11 +518,64 @@ def test_a_new_key_is_the_newest_even_when_the_clock_went_back(realm: Realm) -> 
     run(scene())
 
 
-def test_a_retired_key_neither_signs_nor_verifies(key: SigningKey) -> None:
+def test_the_next_key_is_published_before_it_signs_and_the_former_one_goes_on_for_a_while(
+    realm: Realm,
+) -> None:
+    async def scene() -> None:
+        tokens = await realm.process()
+        await tokens.prepare()
+        await tokens.prepare()
+        published = {key["kid"] for key in await tokens.public_keys()}
+        before = await tokens.sign_access(CLAIMS)
+        assert len(published) == 2
+        kid = await tokens.rotate()
+        assert kid in published - {header_of(before)["kid"]}
+        assert header_of(await tokens.sign_access(CLAIMS))["kid"] == kid
+        assert {key["kid"] for key in await tokens.public_keys()} == published
+        hint = await tokens.sign_id(
+            IdClaims(
+                subject=CLAIMS.subject,
+                client_id="till",
+                session_id=CLAIMS.grant_id,
+                issued_at=START,
+                expires_at=CLAIMS.expires_at,
+                auth_time=START,
+                access_token="x",
+            )
+        )
+        await tokens.rotate()
+        realm.clock.advance(timedelta(hours=2) - timedelta(seconds=1))
+        other = await realm.process()
+        with pytest.raises(TokenExpired):  # the token is old; its key is still good
+            await other.read_access(before)
+        realm.clock.advance(timedelta(seconds=1))
+        await refused(await realm.process(), before)
+        assert (await (await realm.process()).read_hint(hint)).subject == CLAIMS.subject
+
+    run(scene())
+
+
+def test_a_waiting_key_signs_when_the_one_that_did_is_revoked(realm: Realm) -> None:
+    async def scene() -> None:
+        tokens = await realm.process()
+        await tokens.prepare()
+        token = await tokens.sign_access(CLAIMS)
+        stolen = header_of(token)["kid"]
+        await tokens.revoke(stolen)
+        await refused(tokens, token)
+        assert header_of(await tokens.sign_access(CLAIMS))["kid"] != stolen
+        assert len(await realm.keys()) == 2
+        with pytest.raises(NotFound):
+            await tokens.revoke(stolen)
+
+    run(scene())
+
+
+def test_a_revoked_key_neither_signs_nor_verifies(key: SigningKey) -> None:
     async def scene() -> None:
         realm = Realm(key)
         token = await (await realm.process()).sign_access(CLAIMS)
-        emergency = Realm(replace(key, retired_at=START))
+        emergency = Realm(replace(key, revoked_at=START))
         tokens = await emergency.process()
         await refused(tokens, token)
         assert header_of(await tokens.sign_access(CLAIMS))["kid"] != key.kid
@@ -528,9 +583,9 @@ def test_a_retired_key_neither_signs_nor_verifies(key: SigningKey) -> None:
     run(scene())
 
 
-def test_a_token_that_was_read_before_is_refused_once_its_key_is_retired(key: SigningKey) -> None:
+def test_a_token_that_was_read_before_is_refused_once_its_key_is_revoked(key: SigningKey) -> None:
     async def scene() -> None:
-        realm, emergency = Realm(key), Realm(replace(key, retired_at=START))
+        realm, emergency = Realm(key), Realm(replace(key, revoked_at=START))
         await emergency.process()
         tokens = await realm.process()
         token = await tokens.sign_access(CLAIMS)

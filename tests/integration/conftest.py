@@ -22,12 +22,14 @@ from savannah.adapters.memory import (
 )
 from savannah.adapters.passwords import Argon2Hasher
 from savannah.adapters.prometheus import PrometheusMetrics
+from savannah.adapters.proofs import JoseProofs
 from savannah.adapters.tokens import JoseTokens
 from savannah.application.business import Business
 from savannah.application.customers import Customers
 from savannah.application.identity import IdentitySettings
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
+from savannah.application.ports import LogoutSender
 from savannah.application.reports import Reports
 from savannah.application.savannah import Identity, Savannah
 from savannah.domain.access import Caller, Role
@@ -42,6 +44,7 @@ IDENTITY = IdentitySettings(
     registration_open=True, registration_role=Role.STAFF, app_creation_open=True
 )
 OPTIONS = {
+    "issuer": "http://desk.test",
     "debug": True,
     "allowed_hosts": ("*",),
     "cursor_key": b"cursor key of the tests",
@@ -140,13 +143,30 @@ class Shared:
     )
 
     def __post_init__(self):
-        self.tokens = JoseTokens(
-            storage=MemoryStorage(),
+        self._keys = MemoryStorage()
+        self.tokens = self.tokens_of("http://desk.test")
+
+    def tokens_of(self, issuer):
+        """Tokens of that issuer; all have the same keys."""
+        return JoseTokens(
+            storage=self._keys,
             clock=self.clock,
             secret_key="a secret key of the tests, long enough",
-            issuer="http://desk.test",
+            issuer=issuer,
             audience="savannah",
         )
+
+
+class KeptLogouts(LogoutSender):
+    """Keeps what apps are told; takes nothing while it is `away`."""
+
+    def __init__(self):
+        self.sent = []
+        self.away = False
+
+    async def send(self, uri, logout_token):
+        self.sent.append((uri, logout_token))
+        return not self.away
 
 
 class Desk:
@@ -156,7 +176,9 @@ class Desk:
         self, shared, *, options, identity, business, checks, storage, simulator=None, issuers=None
     ):
         self.clock = shared.clock
-        self.tokens = shared.tokens
+        self.issuer = options.get("issuer", OPTIONS["issuer"])
+        usual = self.issuer == OPTIONS["issuer"]
+        self.tokens = shared.tokens if usual else shared.tokens_of(self.issuer)
         self.clock.set(NOW)
         self.randomness = SeededRandomness()
         self.callback_token = CALLBACK_TOKEN
@@ -164,6 +186,7 @@ class Desk:
         self.gateway = MemoryGateway()
         self.limiter = MemoryRateLimiter(self.clock)
         self.metrics = PrometheusMetrics(CollectorRegistry())
+        self.logout_sender = KeptLogouts()
         self.business = business
         queue = InlineQueue()
         world = {
@@ -178,12 +201,16 @@ class Desk:
         queue.bind(notifications.send)
         self.identity = Identity.over(
             storage=self.storage,
-            tokens=shared.tokens,
+            tokens=self.tokens,
             hasher=shared.hasher,
             limiter=self.limiter,
             clock=self.clock,
             randomness=self.randomness,
+            proofs=JoseProofs(),
+            logout_sender=self.logout_sender,
             settings=identity,
+            issuer=self.issuer,
+            ticket_key=b"a key for tickets",
             issuers=issuers,
         )
         self.savannah = Savannah(
@@ -224,7 +251,7 @@ class Desk:
         """Begin again with nothing in it, as another test expects it."""
         self.clock.set(NOW)
         self.limiter.__init__(self.clock)
-        for each in (self.storage, self.gateway, self.randomness):
+        for each in (self.storage, self.gateway, self.randomness, self.logout_sender):
             each.__init__()
         self._tokens.clear()
 
@@ -407,3 +434,24 @@ def desk(usual_desk):
     """A desk with the usual settings. Building one takes long, so all tests share it in turn."""
     usual_desk.renew()
     return usual_desk
+
+
+@pytest.fixture(scope="session")
+def only_secure_desk(shared):
+    desk = Desk(
+        shared,
+        options={"issuer": "https://desk.test", "debug": False, "allowed_hosts": ("desk.test",)},
+        identity=IDENTITY,
+        business=Business(),
+        checks={},
+        storage=MemoryStorage(),
+    )
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def secure_desk(only_secure_desk):
+    """As `desk`, behind https and out of development."""
+    only_secure_desk.renew()
+    return only_secure_desk

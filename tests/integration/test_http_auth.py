@@ -20,6 +20,11 @@ JOHN = {
     "last_name": "Doe",
 }
 
+CHALLENGE = (
+    'Bearer realm="savannah", '
+    'resource_metadata="http://desk.test/.well-known/oauth-protected-resource/api/"'
+)
+
 
 @pytest.fixture
 def app(desk):
@@ -277,7 +282,7 @@ def test_a_bad_client_counts_before_a_bad_user(desk, app, john, refused):
 
 def test_refused_logins_carry_a_challenge_without_an_error(desk, app, john):
     answer = log_in(desk, app, password="wrong password 1")
-    assert answer.headers["www-authenticate"] == 'Bearer realm="savannah"'
+    assert answer.headers["www-authenticate"] == f"{CHALLENGE}"
 
 
 @pytest.mark.parametrize("field", ["username", "password", "client_id"])
@@ -544,7 +549,7 @@ def test_a_token_ends_after_its_hour(desk, login, refused):
     desk.advance(seconds=1)
     answer = desk.get("/api/auth/profile/", by=bearer(login))
     refused(answer, 401, "token_expired")
-    assert answer.headers["www-authenticate"] == ('Bearer realm="savannah", error="invalid_token"')
+    assert answer.headers["www-authenticate"] == f'{CHALLENGE}, error="invalid_token"'
 
 
 def test_a_new_role_acts_at_the_next_request(desk, login, refused):

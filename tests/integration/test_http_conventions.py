@@ -18,6 +18,11 @@ from savannah.entrypoints.simulator import Simulator
 
 UUID = "0199f3a2-5c1e-7c3a-9d57-3f0f6f0c2b11"
 
+CHALLENGE = (
+    'Bearer realm="savannah", '
+    'resource_metadata="http://desk.test/.well-known/oauth-protected-resource/api/"'
+)
+
 
 # --- paths and methods ---------------------------------------------------------------------------
 
@@ -276,7 +281,7 @@ def test_a_missing_subject_counts_before_parameters_and_body(desk, refused):
 def test_no_token_gets_a_challenge_without_an_error(desk, refused):
     answer = desk.get("/api/orders/")
     refused(answer, 401, "authentication_required")
-    assert answer.headers["www-authenticate"] == 'Bearer realm="savannah"'
+    assert answer.headers["www-authenticate"] == f"{CHALLENGE}"
 
 
 @pytest.mark.parametrize(
@@ -294,7 +299,7 @@ def test_no_token_gets_a_challenge_without_an_error(desk, refused):
 def test_a_token_that_is_none_gets_a_challenge_with_an_error(desk, refused, value):
     answer = desk.get("/api/orders/", headers={"Authorization": value})
     refused(answer, 401, "invalid_token")
-    assert answer.headers["www-authenticate"] == 'Bearer realm="savannah", error="invalid_token"'
+    assert answer.headers["www-authenticate"] == f'{CHALLENGE}, error="invalid_token"'
 
 
 def test_the_word_bearer_is_read_in_any_case(desk):
@@ -320,7 +325,7 @@ def test_a_missing_scope_is_named_in_body_and_challenge(desk, refused):
     found = refused(answer, 403, "insufficient_scope")
     assert found["required_scope"] == "customers:write"
     assert answer.headers["www-authenticate"] == (
-        'Bearer realm="savannah", error="insufficient_scope", scope="customers:write"'
+        f'{CHALLENGE}, error="insufficient_scope", scope="customers:write"'
     )
 
 

@@ -108,16 +108,19 @@ SELECT 'index', tablename, indexname, indexdef FROM pg_indexes WHERE schemaname 
 """
 
 
+def lines_of(sql: str) -> list[str]:
+    """Columns and constraints of a table in SQLite's words; an added column has no line there."""
+    found = re.split(r"\n|, (?=[a-z_]+ [A-Z]+\b)", sql)
+    lines = (line.strip(" ,\t") for line in found)
+    closed = (line[:-1] if line.count(")") > line.count("(") else line for line in lines)
+    return [line for line in closed if line]
+
+
 def parts(url: str) -> set[tuple[object, ...]]:
     """Everything a schema consists of, without Alembic's own table."""
     if url.startswith("sqlite"):
         found = ask(url, "SELECT type, tbl_name, name, sql FROM sqlite_master WHERE sql <> ''")
-        # A column that was added later stands behind the constraints, several in one line.
-        lines = re.compile(r"\n|, (?=\w+ [A-Z]+\b)")
-        found = [
-            (*row[:3], *sorted(line.strip(" ,\t)") for line in lines.split(row[3])))
-            for row in found
-        ]
+        found = [(*row[:3], *sorted(lines_of(row[3]))) for row in found]
     else:
         found = ask(url, PARTS_OF_POSTGRES)
     return {row for row in found if row[1] != "alembic_version"}
@@ -206,6 +209,7 @@ VALUES ({text}, {laptop}, {jane}, 'order_created', 'k', '+254700123456', 'en', '
     'gsm7', 1, 'queued', '[]', 0, {at}, {at}, {at}, {at})
 """,
 }
+# Later revisions kept these columns; each adds its own rows when it has some worth a look.
 SPELLINGS = {
     "sqlite": {
         "at": int(AT.timestamp()) * 1_000_000,

@@ -13,8 +13,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -25,10 +25,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from joserfc import jwt
 from joserfc.jwk import GuestProtocol, RSAKey
 
-from savannah.application.ports import AccessClaims, Clock, IdClaims, Storage, Tokens
+from savannah.application.ports import (
+    AccessClaims,
+    Clock,
+    IdClaims,
+    IdHint,
+    LogoutClaims,
+    Storage,
+    Tokens,
+)
 from savannah.domain.access import scope_text
-from savannah.domain.errors import InvalidToken, TokenExpired
+from savannah.domain.errors import InvalidToken, NotFound, TokenExpired
 from savannah.domain.identity import GrantId, SigningKey
+from savannah.domain.oauth import API_PATH
 
 _log = logging.getLogger("savannah.tokens")
 
@@ -39,6 +48,7 @@ _LONGEST_TOKEN: Final = 8192
 _FRESH_FOR: Final = timedelta(seconds=30)
 _BETWEEN_REFETCHES: Final = timedelta(seconds=2)
 _VERIFIED_MOST: Final = 4096
+_LOGOUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
 
 
 class _UnknownKey(Exception):
@@ -50,11 +60,13 @@ class _Ring:
     """The keys as storage had them at `read_at`; `newest` signs.
 
     Attributes:
+        known: besides `keys`, which verify, those that are too old for anything but a hint.
         verified: claims of tokens that these keys have verified, by the digest of the token. A
             signature stays right; whether the login still stands is asked elsewhere, every time.
     """
 
     keys: Mapping[str, RSAKey]
+    known: Mapping[str, RSAKey]
     newest: str
     read_at: datetime
     verified: dict[bytes, AccessClaims] = field(default_factory=dict)
@@ -71,6 +83,8 @@ class JoseTokens(Tokens):
             and a new one is made.
         issuer: our public URL, as it stands in `iss`; a function where it is not known yet.
         audience: the name of the API, as it stands in `aud`.
+        overlap: how long a key goes on verifying after another one has taken its place: as long
+            as tokens live, and caches and clocks lag.
     """
 
     def __init__(
@@ -81,12 +95,14 @@ class JoseTokens(Tokens):
         secret_key: str,
         issuer: str | Callable[[], str],
         audience: str,
+        overlap: timedelta = timedelta(hours=2),
     ) -> None:
         self._storage = storage
         self._clock = clock
         self._secret_key = secret_key
         self._named_issuer = issuer
         self._audience = audience
+        self._overlap = overlap
         self._ring: _Ring | None = None
         self._refetched_at: datetime | None = None
         self._unreadable: set[str] = set()
@@ -97,7 +113,7 @@ class JoseTokens(Tokens):
         said: dict[str, Any] = {
             "iss": self._issuer(),
             "sub": claims.subject,
-            "aud": self._audience,
+            "aud": _one_or_list(claims.resources) or self._audience,
             "client_id": claims.client_id,
             "sid": str(claims.grant_id),
             "jti": str(claims.token_id),
@@ -109,6 +125,8 @@ class JoseTokens(Tokens):
             said["roles"] = [claims.role]
         if claims.auth_time is not None:
             said["auth_time"] = _seconds(claims.auth_time)
+        if claims.key_thumbprint is not None:
+            said["cnf"] = {"jkt": claims.key_thumbprint}
         return await self._sign("at+jwt", said)
 
     async def sign_id(self, claims: IdClaims) -> str:
@@ -117,7 +135,7 @@ class JoseTokens(Tokens):
             "iss": self._issuer(),
             "sub": claims.subject,
             "aud": claims.client_id,
-            "sid": str(claims.grant_id),
+            "sid": str(claims.session_id),
             "iat": _seconds(claims.issued_at),
             "exp": _seconds(claims.expires_at),
             "auth_time": _seconds(claims.auth_time),
@@ -126,6 +144,19 @@ class JoseTokens(Tokens):
         if claims.nonce is not None:
             said["nonce"] = claims.nonce
         return await self._sign("JWT", said)
+
+    async def sign_logout(self, claims: LogoutClaims) -> str:
+        said: dict[str, Any] = {
+            "iss": self._issuer(),
+            "sub": claims.subject,
+            "aud": claims.client_id,
+            "sid": str(claims.session_id),
+            "jti": str(claims.token_id),
+            "iat": _seconds(claims.issued_at),
+            "exp": _seconds(claims.expires_at),
+            "events": {_LOGOUT_EVENT: {}},
+        }
+        return await self._sign("logout+jwt", said)
 
     async def _sign(self, kind: str, claims: dict[str, Any]) -> str:
         ring = await self._current()
@@ -143,11 +174,58 @@ class JoseTokens(Tokens):
         except _UnknownKey:
             raise InvalidToken from None
 
+    async def read_hint(self, token: str) -> IdHint:
+        ring = await self._current()
+        try:
+            header, claims = self._decoded(token, ring.known)
+            return self._checked_hint(header, claims)
+        except Exception:  # noqa: BLE001 - a hostile text finds exceptions no one has listed
+            raise InvalidToken from None
+
+    def _checked_hint(self, header: Mapping[str, Any], claims: Mapping[str, Any]) -> IdHint:
+        """The claims of an ID token of ours; anything odd raises something."""
+        if header["typ"] != "JWT" or claims["iss"] != self._issuer() or "at_hash" not in claims:
+            raise InvalidToken
+        if not isinstance(claims["sub"], str) or not isinstance(claims["aud"], str):
+            raise InvalidToken
+        return IdHint(
+            subject=claims["sub"], client_id=claims["aud"], session_id=UUID(claims["sid"])
+        )
+
+    async def public_keys(self) -> Sequence[Mapping[str, Any]]:
+        ring = await self._current()
+        return [key.as_dict(private=False) for key in ring.keys.values()]
+
     async def rotate(self) -> str:
         async with self._turn():
-            kid = await self._add_key()
+            readable = await asyncio.to_thread(self._open, await self._stored())
+            before = [row for row in await self._stored() if row.signs]
+            waiting = _oldest_waiting(row for row, _ in readable)
+            kid = await (self._activate(waiting) if waiting else self._add_key(signs=True))
+            async with self._storage() as uow:
+                for row in before:
+                    await uow.signing_keys.save(replace(row, retired_at=self._clock.now()))
+                await uow.commit()
             self._ring = await self._from_storage()
         return kid
+
+    async def prepare(self) -> None:
+        async with self._turn():
+            self._ring = await self._from_storage()
+            readable = await asyncio.to_thread(self._open, await self._stored())
+            if _oldest_waiting(row for row, _ in readable) is None:
+                await self._add_key(signs=False)
+                self._ring = await self._from_storage()
+
+    async def revoke(self, kid: str) -> None:
+        async with self._turn():
+            found = [row for row in await self._stored() if row.kid == kid]
+            if not found:
+                raise NotFound("signing key")
+            async with self._storage() as uow:
+                await uow.signing_keys.save(replace(found[0], revoked_at=self._clock.now()))
+                await uow.commit()
+            self._ring = await self._from_storage()
 
     def _issuer(self) -> str:
         return self._named_issuer if isinstance(self._named_issuer, str) else self._named_issuer()
@@ -168,16 +246,25 @@ class JoseTokens(Tokens):
             raise TokenExpired
         return claims
 
-    def _verified(self, token: str, ring: _Ring) -> AccessClaims:
+    def _decoded(
+        self, token: str, keys: Mapping[str, RSAKey]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Header and claims, once the signature is right; a hostile text raises anything."""
+        if len(token) > _LONGEST_TOKEN:
+            raise InvalidToken
+
         def named_key(guest: GuestProtocol) -> RSAKey:
             kid = guest.headers()["kid"]
-            if kid not in ring.keys:
+            if kid not in keys:
                 raise _UnknownKey
-            return ring.keys[kid]
+            return keys[kid]
 
+        read = jwt.decode(token, named_key, algorithms=[_ALGORITHM])
+        return read.header, read.claims
+
+    def _verified(self, token: str, ring: _Ring) -> AccessClaims:
         try:
-            read = jwt.decode(token, named_key, algorithms=[_ALGORITHM])
-            return self._checked(read.header, read.claims)
+            return self._checked(*self._decoded(token, ring.keys))
         except _UnknownKey:
             raise
         except Exception:  # noqa: BLE001 - a hostile text finds exceptions no one has listed
@@ -187,12 +274,17 @@ class JoseTokens(Tokens):
     def _checked(self, header: Mapping[str, Any], claims: Mapping[str, Any]) -> AccessClaims:
         """The claims of a token whose signature is right; anything odd raises something.
 
-        Source: RFC 9068 section 4. A token bound to a key of the client (`cnf`) is not a bearer
-        token.
+        Source: RFC 9068 section 4. A token bound to a key of the client says so in `cnf`, in one
+        way that we know (RFC 9449 section 6.1).
         """
         if header["typ"].lower() not in ("at+jwt", "application/at+jwt"):
             raise InvalidToken
-        if claims["iss"] != self._issuer() or claims["aud"] != self._audience or "cnf" in claims:
+        resources = self._resources_of(claims["aud"])
+        bound = "cnf" in claims
+        thumbprint = claims["cnf"]["jkt"] if bound else None
+        if bound and (len(claims["cnf"]) != 1 or not isinstance(thumbprint, str)):
+            raise InvalidToken
+        if claims["iss"] != self._issuer():
             raise InvalidToken
         if not isinstance(claims["sub"], str) or not isinstance(claims["client_id"], str):
             raise InvalidToken
@@ -206,7 +298,18 @@ class JoseTokens(Tokens):
             issued_at=_moment(claims["iat"]),
             expires_at=_moment(claims["exp"]),
             auth_time=_moment(claims["auth_time"]) if "auth_time" in claims else None,
+            resources=resources,
+            key_thumbprint=thumbprint,
         )
+
+    def _resources_of(self, audience: object) -> tuple[str, ...]:
+        """The APIs a token names, ours among them; none when it says so by our usual name."""
+        if audience == self._audience:
+            return ()
+        named = (audience,) if isinstance(audience, str) else audience
+        if not isinstance(named, list | tuple) or f"{self._issuer()}{API_PATH}" not in named:
+            raise InvalidToken
+        return tuple(str(name) for name in named)
 
     # --- keys ------------------------------------------------------------------------------------
 
@@ -242,37 +345,61 @@ class JoseTokens(Tokens):
         return self._lock
 
     async def _from_storage(self) -> _Ring:
-        """The keys as they are; the first one is made here.
+        """The keys as they are; where none signs yet, the next one begins to, or a new one.
 
-        Two processes may both make one. Then the newer one signs, and both verify.
+        Two processes may both make the first. Then the newer one signs, and both verify.
         """
         now = self._clock.now()
-        while not (readable := await asyncio.to_thread(self._open, await self._stored())):
-            await self._add_key()
+        while True:
+            opened = await asyncio.to_thread(self._open, await self._stored())
+            signing = [row for row, _ in opened if row.signs]
+            if signing:
+                break
+            waiting = _oldest_waiting(row for row, _ in opened)
+            await (self._activate(waiting) if waiting else self._add_key(signs=True))
         return _Ring(
-            keys={row.kid: key for row, key in readable},
-            newest=max(readable, key=lambda pair: (pair[0].created_at, pair[0].kid))[0].kid,
+            keys={row.kid: key for row, key in opened if row.verifies(now, overlap=self._overlap)},
+            known={row.kid: key for row, key in opened},
+            newest=max(signing, key=lambda row: (row.activated_at or now, row.kid)).kid,
             read_at=now,
         )
 
     async def _stored(self) -> list[SigningKey]:
         # A key that has just been made must be seen.
         async with self._storage(reading="fresh") as uow:
-            return [row for row in await uow.signing_keys.list() if row.retired_at is None]
+            return [row for row in await uow.signing_keys.list() if row.revoked_at is None]
 
-    async def _add_key(self) -> str:
+    async def _add_key(self, *, signs: bool) -> str:
         kid, sealed = await asyncio.to_thread(self._make)
-        newest = max((row.created_at for row in await self._stored()), default=None)
-        created_at = self._clock.now()
-        if newest is not None:  # a clock that steps back must not leave the older key signing
-            created_at = max(created_at, newest + timedelta(microseconds=1))
+        at = await self._later_than_all()
         async with self._storage() as uow:
             await uow.signing_keys.add(
-                SigningKey(kid=kid, algorithm=_ALGORITHM, sealed=sealed, created_at=created_at)
+                SigningKey(
+                    kid=kid,
+                    algorithm=_ALGORITHM,
+                    sealed=sealed,
+                    created_at=at,
+                    activated_at=at if signs else None,
+                )
             )
             await uow.commit()
         _log.info("made a signing key")
         return kid
+
+    async def _activate(self, row: SigningKey) -> str:
+        at = await self._later_than_all()
+        async with self._storage() as uow:
+            await uow.signing_keys.save(replace(row, activated_at=at))
+            await uow.commit()
+        return row.kid
+
+    async def _later_than_all(self) -> datetime:
+        """Now; a clock that steps back must not leave an older key signing."""
+        rows = await self._stored()
+        moments = [moment for row in rows for moment in (row.created_at, row.activated_at)]
+        newest = max((moment for moment in moments if moment is not None), default=None)
+        now = self._clock.now()
+        return now if newest is None else max(now, newest + timedelta(microseconds=1))
 
     def _make(self) -> tuple[str, bytes]:
         """A new key, sealed: its id, and the private JWK under the installation's secret."""
@@ -283,7 +410,7 @@ class JoseTokens(Tokens):
         return kid, nonce + _cipher(self._secret_key).encrypt(nonce, private, kid.encode())
 
     def _open(self, rows: Iterable[SigningKey]) -> list[tuple[SigningKey, RSAKey]]:
-        known = {} if self._ring is None else self._ring.keys
+        known = {} if self._ring is None else self._ring.known
         opened: list[tuple[SigningKey, RSAKey]] = []
         for row in rows:
             key = known.get(row.kid) or self._unsealed(row)
@@ -311,6 +438,16 @@ def _cipher(secret_key: str) -> AESGCM:
     # The salt is no secret: it keeps this key apart from others made of the same one.
     salt = b"savannah signing keys"
     return AESGCM(hashlib.scrypt(secret_key.encode(), salt=salt, n=2**14, r=8, p=1, dklen=32))
+
+
+def _oldest_waiting(rows: Iterable[SigningKey]) -> SigningKey | None:
+    """The key that signs next: the one that others have had the longest time to fetch."""
+    waiting = [row for row in rows if row.activated_at is None and row.retired_at is None]
+    return min(waiting, key=lambda row: (row.created_at, row.kid), default=None)
+
+
+def _one_or_list(names: tuple[str, ...]) -> str | list[str]:
+    return names[0] if len(names) == 1 else list(names)
 
 
 def _seconds(moment: datetime) -> int:

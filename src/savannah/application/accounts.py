@@ -224,6 +224,7 @@ class Accounts:
             if unchanged:
                 await uow.users.save(replace(fresh, password_hash=password_hash))
                 await uow.grants.revoke_of_user(user_id, at=self._clock.now())
+                await uow.sessions.end_of_user(user_id, at=self._clock.now())
                 await self._audit.record(
                     uow, "user.password_changed", user_id, by.principal, by.request_id
                 )
@@ -286,6 +287,7 @@ class Accounts:
             await uow.users.save(after)
             if not after.is_active:
                 await uow.grants.revoke_of_user(user.id, at=now)
+                await uow.sessions.end_of_user(user.id, at=now)
             actor, request_id = (by.principal, by.request_id) if by else (OPERATOR, None)
             if "role" in changed:
                 data = {"before": user.role.value, "after": after.role.value}

@@ -44,6 +44,10 @@ class IdentitySettings:
         app_creation_open: whether anybody may make an app; otherwise it takes `apps:manage`.
         login_lock: failures per account and address before login is refused; None never locks.
         refresh_token_ttl: how long a refresh token that nobody uses lives.
+        refresh_family_ttl: after which time from its login even one that is used ends.
+        refresh_grace: how long the refresh token before the newest one may be used again, by
+            clients that lost the answer.
+        session_ttl: how long somebody stays logged in here with a browser.
     """
 
     registration_open: bool = False
@@ -51,6 +55,9 @@ class IdentitySettings:
     app_creation_open: bool = False
     access_token_ttl: timedelta = timedelta(hours=1)
     refresh_token_ttl: timedelta = timedelta(days=14)
+    refresh_family_ttl: timedelta = timedelta(days=90)
+    refresh_grace: timedelta = timedelta(0)
+    session_ttl: timedelta = timedelta(days=14)
     login_lock: Rate | None = _LOGIN_LOCK
 
 

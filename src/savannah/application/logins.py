@@ -1,59 +1,30 @@
-"""Use cases on logins: the password door, logout, and whose a request is.
-
-Passwords are hashed outside any transaction, because that is slow on purpose.
-"""
+"""Use cases on logins: the password door, logout, and whose a request is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from typing import Final
+from dataclasses import dataclass, field
 
-from savannah.application.identity import AuditLog, ClientSecrets, IdentitySettings, LoginLock
+from savannah.application.identity import AuditLog, ClientSecrets
+from savannah.application.minting import Mint
+from savannah.application.passwords import Passwords, Proof
 from savannah.application.ports import (
     AccessClaims,
     Clock,
-    IdClaims,
-    PasswordHasher,
     Randomness,
     Storage,
     Tokens,
     TrustedIssuers,
 )
-from savannah.domain.access import (
-    IDENTITY_SCOPES,
-    ROLE_SCOPES,
-    Caller,
-    Role,
-    Scope,
-    expand,
-    scope_text,
-)
+from savannah.domain.access import Caller, Role, Scope, expand, scope_text, scopes_of
 from savannah.domain.errors import (
     AccountDisabled,
     Invalid,
-    InvalidCredentials,
+    InvalidToken,
     RoleForbidden,
     TokenRevoked,
 )
-from savannah.domain.identity import (
-    ALPHANUMERIC,
-    SECRET_LENGTH,
-    Client,
-    Grant,
-    GrantId,
-    GrantType,
-    RefreshToken,
-    User,
-    digest,
-    is_plain,
-    login_name,
-    typed_password,
-)
+from savannah.domain.identity import Client, Grant, GrantId, User, digest, is_plain
 from savannah.domain.trusted_issuers import ExternalIdentity
-
-REFRESH_PREFIX: Final = "rt_"
-_ID_TOKEN_MOST: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +51,7 @@ class TokenInfo:
     """
 
     active: bool = True
+    token_type: str
     sub: str
     username: str | None
     role: Role | None
@@ -92,7 +64,7 @@ class TokenInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Live:
+class LiveToken:
     """A token whose grant stands: what it says, whose it is, and what it allows now."""
 
     claims: AccessClaims
@@ -109,25 +81,23 @@ class Logins:
         *,
         storage: Storage,
         tokens: Tokens,
-        hasher: PasswordHasher,
+        passwords: Passwords,
+        mint: Mint,
         audit: AuditLog,
-        lock: LoginLock,
         secrets: ClientSecrets,
         clock: Clock,
         randomness: Randomness,
-        settings: IdentitySettings,
         issuers: TrustedIssuers | None = None,
     ) -> None:
         self._issuers = issuers
         self._storage = storage
         self._tokens = tokens
-        self._hasher = hasher
+        self._passwords = passwords
+        self._mint = mint
         self._audit = audit
-        self._lock = lock
         self._secrets = secrets
         self._clock = clock
         self._randomness = randomness
-        self._settings = settings
 
     async def login(
         self,
@@ -149,52 +119,31 @@ class Logins:
             InvalidClient, InvalidCredentials, TooManyAttempts; AccountDisabled, and only with the
             right password; Invalid at `scope` when nothing of it can be granted.
         """
-        name = login_name(username)
         async with self._storage(reading="fresh") as uow:
             client = await uow.clients.find(client_id) if is_plain(client_id) else None
-            user = await uow.users.by_login(name) if name else None
         if client is not None and not (client.first_party and client.is_active):
             client = None
         client = await self._secrets.check(
             client, client_id, client_secret, address=address, request_id=request_id
         )
-        lock = LoginLock.key(user.username if user else name, address)
-        await self._lock.refuse(lock)
-        right, upgraded = await self._hasher.verify(
-            typed_password(password), user.password_hash if user else None
-        )
-        if user is None or not right:
-            # No name of an account that does not exist goes to the audit log: people type their
-            # password into the wrong field.
-            await self._lock.count_failure(
-                lock,
-                "user.login_failed" if user else "client.login_failed",
-                user.id if user else client.id,
-                f"client:{client.client_id}",
-                request_id,
-                reason="wrong_password" if user else "unknown_user",
-            )
-            raise InvalidCredentials
-        # Guesses that ran beside this one may have used up the tries.
-        await self._lock.refuse(lock)
-        opened = await self._open_grant(user, upgraded, client, scope, request_id=request_id)
-        if opened is None:  # the password was changed meanwhile, so this one is looked at again
-            return await self.login(
+        while True:
+            proof = await self._passwords.prove(
                 username=username,
                 password=password,
-                client_id=client_id,
-                client_secret=client_secret,
-                scope=scope,
+                client=client,
                 address=address,
                 request_id=request_id,
             )
-        await self._lock.forget(lock)
+            opened = await self._open_grant(proof, scope)
+            if opened is not None:
+                break  # else the password was changed meanwhile, so this one is looked at again
+        await self._passwords.forget_failures(proof)
         grant, user, refresh_token = opened
-        access_token, expires_in = await self._sign_access(grant, user)
+        access_token, expires_in = await self._mint.access(grant, user)
         return Login(
             access_token=access_token,
             refresh_token=refresh_token,
-            id_token=await self._sign_id(grant, user, access_token)
+            id_token=await self._mint.id(grant, user, access_token)
             if "openid" in grant.scopes
             else None,
             expires_in=expires_in,
@@ -203,90 +152,28 @@ class Logins:
         )
 
     async def _open_grant(
-        self,
-        user: User,
-        upgraded: str | None,
-        client: Client,
-        scope: str | None,
-        *,
-        request_id: str | None,
+        self, proof: Proof, scope: str | None
     ) -> tuple[Grant, User, str | None] | None:
         """The grant, its user as of now, and a refresh token; None when the password changed."""
-        now = self._clock.now()
+        client = proof.client
         async with self._storage() as uow:
-            fresh = await uow.users.get(user.id, lock="update")
-            if fresh.password_hash != user.password_hash:
+            user = await self._passwords.admit(uow, proof)
+            if user is None:
                 return None
-            if not fresh.is_active:
-                await self._audit.record(
-                    uow,
-                    "user.login_failed",
-                    user.id,
-                    f"client:{client.client_id}",
-                    request_id,
-                    reason="disabled",
-                )
-                await uow.commit()
-                raise AccountDisabled
             grant = Grant(
                 id=GrantId(self._randomness.uuid()),
                 user_id=user.id,
                 client_id=client.client_id,
-                scopes=_granted(scope, fresh.role, client),
-                created_at=now,
+                scopes=_granted(scope, user.role, client),
+                created_at=self._clock.now(),
             )
-            after = replace(fresh, last_login=now, password_hash=upgraded or fresh.password_hash)
-            await uow.users.save(after)
             await uow.grants.add(grant)
             refresh_token: str | None = None
-            if GrantType.REFRESH_TOKEN in client.grant_types:
-                refresh_token = REFRESH_PREFIX + self._randomness.symbols(
-                    ALPHANUMERIC, SECRET_LENGTH
-                )
-                await uow.grants.add_refresh(
-                    RefreshToken(
-                        digest=digest(refresh_token),
-                        grant_id=grant.id,
-                        issued_at=now,
-                        expires_at=now + self._settings.refresh_token_ttl,
-                    )
-                )
-            actor, app = f"user:{user.id}", client.client_id
-            await self._audit.record(uow, "user.logged_in", user.id, actor, request_id, client=app)
+            if self._mint.may_refresh(grant, client):
+                refresh_token = self._mint.new_refresh()
+                await self._mint.keep_refresh(uow, grant, refresh_token)
             await uow.commit()
-        return grant, after, refresh_token
-
-    async def _sign_access(self, grant: Grant, user: User) -> tuple[str, int]:
-        """A token for a grant, and how many seconds it lives."""
-        lifetime = self._settings.access_token_ttl
-        token = await self._tokens.sign_access(
-            AccessClaims(
-                subject=str(user.id),
-                client_id=grant.client_id,
-                grant_id=grant.id,
-                scopes=grant.scopes,
-                role=user.role.value,
-                token_id=self._randomness.uuid(),
-                issued_at=grant.created_at,
-                expires_at=grant.created_at + lifetime,
-                auth_time=grant.created_at,
-            )
-        )
-        return token, int(lifetime.total_seconds())
-
-    async def _sign_id(self, grant: Grant, user: User, access_token: str) -> str:
-        lifetime = min(self._settings.access_token_ttl, _ID_TOKEN_MOST)
-        return await self._tokens.sign_id(
-            IdClaims(
-                subject=str(user.id),
-                client_id=grant.client_id,
-                grant_id=grant.id,
-                issued_at=grant.created_at,
-                expires_at=grant.created_at + lifetime,
-                auth_time=grant.created_at,
-                access_token=access_token,
-            )
-        )
+        return grant, user, refresh_token
 
     async def logout(self, *, by: Caller, refresh_token: str | None = None) -> None:
         """End the login this request came with, and that of `refresh_token` if it is theirs.
@@ -313,16 +200,21 @@ class Logins:
                 await self._audit.record(uow, action, subject.id, by.principal, by.request_id)
             await uow.commit()
 
-    async def authenticate(self, token: str, *, request_id: str | None = None) -> Caller:
+    async def authenticate(
+        self, token: str, *, key_thumbprint: str | None = None, request_id: str | None = None
+    ) -> Caller:
         """Whose request this is, from its access token; the role is the one of this moment.
 
-        A token of a trusted issuer makes a caller without an account. It cannot be revoked here.
+        `key_thumbprint` is as for `live`. A token of a trusted issuer makes a caller without an
+        account. It cannot be revoked here.
 
         Raises: InvalidToken, TokenExpired, TokenRevoked, AccountDisabled; Unavailable.
         """
         if self._issuers is not None and (found := await self._issuers.read(token)) is not None:
+            if key_thumbprint is not None:
+                raise InvalidToken  # it is bound to no key
             return found.caller(request_id=request_id)
-        live = await self._live(token)
+        live = await self.live(token, key_thumbprint=key_thumbprint)
         user, client = live.user, live.client
         return Caller(
             principal=f"user:{user.id}" if user else f"client:{client.client_id}",
@@ -337,14 +229,17 @@ class Logins:
     async def token_info(self, token: str) -> TokenInfo:
         """What an access token allows at this moment, and for how long.
 
+        Whoever asks has used it for this very request, proof of its key and all.
+
         Raises: as `authenticate`.
         """
         if self._issuers is not None and (found := await self._issuers.read(token)) is not None:
             return self._external_info(found)
-        live = await self._live(token)
+        live = await self.peek(token)
         claims, user = live.claims, live.user
         left = claims.expires_at - self._clock.now()
         return TokenInfo(
+            token_type="Bearer" if claims.key_thumbprint is None else "DPoP",
             sub=claims.subject,
             username=user.username if user else None,
             role=user.role if user else None,
@@ -359,6 +254,7 @@ class Logins:
     def _external_info(self, found: ExternalIdentity) -> TokenInfo:
         left = found.expires_at - self._clock.now()
         return TokenInfo(
+            token_type="Bearer",  # noqa: S106  the name of a kind
             sub=found.subject,
             username=None,
             role=found.role,
@@ -370,8 +266,25 @@ class Logins:
             expires_in=max(0, int(left.total_seconds())),
         )
 
-    async def _live(self, token: str) -> _Live:
+    async def live(self, token: str, *, key_thumbprint: str | None = None) -> LiveToken:
+        """A token that was not revoked, whose it is, and what it allows at this moment.
+
+        Args:
+            key_thumbprint: of the key whose holder the caller has proved to be (RFC 9449). A
+                token that is bound to a key is good with that one only, and never by itself.
+
+        Raises: InvalidToken, TokenExpired, TokenRevoked, AccountDisabled.
+        """
         claims = await self._tokens.read_access(token)
+        if claims.key_thumbprint != key_thumbprint:
+            raise InvalidToken
+        return await self._standing(claims)
+
+    async def peek(self, token: str) -> LiveToken:
+        """As `live`, for whoever looks at somebody's token and does not use it."""
+        return await self._standing(await self._tokens.read_access(token))
+
+    async def _standing(self, claims: AccessClaims) -> LiveToken:
         # Older data would let a token outlive its logout, and refuse one that was just given.
         async with self._storage(reading="fresh") as uow:
             session = await uow.grants.session(claims.grant_id)
@@ -386,17 +299,13 @@ class Logins:
             raise TokenRevoked
         scopes = claims.scopes & client.scopes
         if user is not None:
-            scopes &= _scopes_of(user.role)
-        return _Live(claims=claims, user=user, client=client, scopes=scopes)
-
-
-def _scopes_of(role: Role) -> frozenset[str]:
-    return frozenset({*IDENTITY_SCOPES, *ROLE_SCOPES[role]})
+            scopes &= scopes_of(user.role)
+        return LiveToken(claims=claims, user=user, client=client, scopes=scopes)
 
 
 def _granted(scope: str | None, role: Role, client: Client) -> frozenset[str]:
     """What of the scopes asked for both the role and the app may have; all of it when none are."""
-    allowed = _scopes_of(role) & client.scopes
+    allowed = scopes_of(role) & client.scopes
     asked = [word for word in (scope or "").split(" ") if word]  # RFC 6749 section 3.3
     granted = expand(asked) & allowed if asked else allowed
     if not granted:

@@ -36,6 +36,13 @@ from savannah.domain.notification import (
     Rate,
     SmsStatus,
 )
+from savannah.domain.oauth import (
+    AuthorizationCode,
+    BrowserSession,
+    Consent,
+    LogoutNotice,
+    PushedRequest,
+)
 from savannah.domain.order import NotificationId, Order, OrderId, Status
 from savannah.domain.paging import Page, PageRequest
 from savannah.domain.search import SearchQuery
@@ -455,6 +462,108 @@ class Grants(Protocol):
     @abstractmethod
     async def find_refresh(self, digest: str) -> RefreshToken | None: ...
 
+    @abstractmethod
+    async def consume_refresh(self, digest: str, successor: str, *, at: datetime) -> bool:
+        """Use a refresh token up; of several callers exactly one hears True."""
+
+    @abstractmethod
+    async def revoke_of_session(self, session_id: UUID, *, at: datetime) -> None:
+        """All grants of one browser session, save those with offline access."""
+
+    @abstractmethod
+    async def revoke_of_client(
+        self, client_id: str, *, user_id: UserId | None = None, at: datetime
+    ) -> None:
+        """All grants of one client, or only those of one person."""
+
+    @abstractmethod
+    async def clients_of_session(self, session_id: UUID) -> Collection[str]:
+        """The ids of the clients that a browser session has logged in to."""
+
+
+class Handshakes(Protocol):
+    """What is under way between a browser, a client and us; each is used once."""
+
+    @abstractmethod
+    async def add_code(self, code: AuthorizationCode) -> None: ...
+
+    @abstractmethod
+    async def find_code(self, digest: str) -> AuthorizationCode | None: ...
+
+    @abstractmethod
+    async def consume_code(self, digest: str, *, at: datetime) -> bool:
+        """Use a code up; of several callers exactly one hears True."""
+
+    @abstractmethod
+    async def push(self, request: PushedRequest) -> None: ...
+
+    @abstractmethod
+    async def take_pushed(self, digest: str, client_id: str) -> PushedRequest | None:
+        """A request pushed by that client, once; of several callers exactly one gets it."""
+
+    @abstractmethod
+    async def claim(self, digest: str, *, expires_at: datetime) -> bool:
+        """Take an id that may be used once, such as an assertion's; False when it was taken."""
+
+    @abstractmethod
+    async def forget(self, *, now: datetime, codes_before: datetime) -> None:
+        """Delete pushed requests and ids that have expired, and codes older than that."""
+
+
+class BrowserSessions(Protocol):
+    @abstractmethod
+    async def add(self, session: BrowserSession) -> None: ...
+
+    @abstractmethod
+    async def find(self, digest: str) -> BrowserSession | None:
+        """By the digest of the cookie's value."""
+
+    @abstractmethod
+    async def get(self, session_id: UUID) -> BrowserSession | None: ...
+
+    @abstractmethod
+    async def save(self, session: BrowserSession) -> None: ...
+
+    @abstractmethod
+    async def end(self, session_id: UUID, *, at: datetime) -> bool:
+        """Of several callers exactly one hears True."""
+
+    @abstractmethod
+    async def end_of_user(self, user_id: UserId, *, at: datetime) -> None: ...
+
+    @abstractmethod
+    async def forget(self, *, before: datetime) -> None:
+        """Delete those that expired before that moment."""
+
+
+class Consents(Protocol):
+    @abstractmethod
+    async def find(self, user_id: UserId, client_id: str) -> Consent | None: ...
+
+    @abstractmethod
+    async def put(self, consent: Consent) -> None:
+        """In place of the one there was."""
+
+
+class LogoutNotices(Protocol):
+    """Messages to apps that a session is over; their table is an outbox."""
+
+    @abstractmethod
+    async def add(self, notice: LogoutNotice) -> None: ...
+
+    @abstractmethod
+    async def lease_due(
+        self, *, now: datetime, until: datetime, most: int
+    ) -> Sequence[LogoutNotice]:
+        """Take up to `most` that are due, oldest first; nobody else gets them before `until`."""
+
+    @abstractmethod
+    async def postpone(self, notice_id: UUID, *, until: datetime) -> None:
+        """It failed; one more attempt is counted."""
+
+    @abstractmethod
+    async def remove(self, notice_id: UUID) -> None: ...
+
 
 class SigningKeys(Protocol):
     @abstractmethod
@@ -463,6 +572,9 @@ class SigningKeys(Protocol):
 
     @abstractmethod
     async def add(self, key: SigningKey) -> None: ...
+
+    @abstractmethod
+    async def save(self, key: SigningKey) -> None: ...
 
 
 class UnitOfWork(Protocol):
@@ -480,6 +592,10 @@ class UnitOfWork(Protocol):
     users: Users
     clients: Clients
     grants: Grants
+    handshakes: Handshakes
+    sessions: BrowserSessions
+    consents: Consents
+    logout_notices: LogoutNotices
     signing_keys: SigningKeys
 
     @abstractmethod
@@ -555,7 +671,11 @@ class JobQueue(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessClaims:
-    """What an access token of ours says (RFC 9068)."""
+    """What an access token of ours says (RFC 9068).
+
+    `resources` are the APIs it is for, ours when none is named; `key_thumbprint` is that of the
+    key whose holder alone may use it (RFC 9449).
+    """
 
     subject: str
     client_id: str
@@ -566,20 +686,46 @@ class AccessClaims:
     issued_at: datetime
     expires_at: datetime
     auth_time: datetime | None = None
+    resources: tuple[str, ...] = ()
+    key_thumbprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdClaims:
-    """What an ID token of ours says (OpenID Connect Core section 2)."""
+    """What an ID token of ours says (OpenID Connect Core section 2).
+
+    `session_id` is that of the browser session; a grant's where there is none.
+    """
 
     subject: str
     client_id: str
-    grant_id: GrantId
+    session_id: UUID
     issued_at: datetime
     expires_at: datetime
     auth_time: datetime
     access_token: str = field(repr=False)
     nonce: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdHint:
+    """An ID token of ours that somebody brought back, expired or not."""
+
+    subject: str
+    client_id: str
+    session_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogoutClaims:
+    """What a logout token of ours says (OpenID Connect Back-Channel Logout 1.0 section 2.4)."""
+
+    subject: str
+    client_id: str
+    session_id: UUID
+    token_id: UUID
+    issued_at: datetime
+    expires_at: datetime
 
 
 class Tokens(Protocol):
@@ -592,12 +738,85 @@ class Tokens(Protocol):
     async def sign_id(self, claims: IdClaims) -> str: ...
 
     @abstractmethod
+    async def sign_logout(self, claims: LogoutClaims) -> str: ...
+
+    @abstractmethod
     async def read_access(self, token: str) -> AccessClaims:
         """Raises: InvalidToken, TokenExpired."""
 
     @abstractmethod
+    async def read_hint(self, token: str) -> IdHint:
+        """An ID token of any age. Raises: InvalidToken."""
+
+    @abstractmethod
+    async def public_keys(self) -> Sequence[Mapping[str, object]]:
+        """The keys others verify our tokens with, as JSON Web Keys without private members."""
+
+    @abstractmethod
     async def rotate(self) -> str:
-        """Add a key that signs from now on; the kid. Older ones go on verifying."""
+        """Let the next key sign from now on; the kid. Older ones go on verifying."""
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """See that there is a key that signs, and the next one, published before it is needed.
+
+        Making keys is slow: whoever serves requests calls this before and beside them.
+        """
+
+    @abstractmethod
+    async def revoke(self, kid: str) -> None:
+        """Drop a key and every token it has signed. Raises: NotFound."""
+
+
+class LogoutSender(Protocol):
+    """Tells one app that a session is over."""
+
+    @abstractmethod
+    async def send(self, uri: str, logout_token: str) -> bool:
+        """Whether the app has taken it; trouble of any kind is False."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assertion:
+    """What a client's signed word says of it (RFC 7523 section 3); its signature was right."""
+
+    issuer: str
+    subject: str
+    audiences: tuple[str, ...]
+    token_id: str
+    expires_at: datetime
+    not_before: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyProof:
+    """That somebody holds a key, for one request (RFC 9449 section 4.2).
+
+    `token_digest` is the `ath` of the token it came with.
+    """
+
+    thumbprint: str
+    method: str
+    uri: str
+    token_id: str
+    issued_at: datetime
+    token_digest: str | None
+
+
+class ForeignProofs(Protocol):
+    """Reads what clients have signed with keys of their own."""
+
+    @abstractmethod
+    async def read_assertion(self, assertion: str, jwks: Mapping[str, object]) -> Assertion:
+        """Raises: InvalidToken."""
+
+    @abstractmethod
+    async def claimed_issuer(self, assertion: str) -> str:
+        """Whose assertion it says it is, signature unseen. Raises: InvalidToken."""
+
+    @abstractmethod
+    async def read_key_proof(self, proof: str) -> KeyProof:
+        """Raises: InvalidToken."""
 
 
 class TrustedIssuers(Protocol):

@@ -83,6 +83,11 @@ def expand(names: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def scopes_of(role: Role) -> frozenset[str]:
+    """Everything a person in that role can get into a token."""
+    return frozenset({*IDENTITY_SCOPES, *ROLE_SCOPES[role]})
+
+
 def scope_text(scopes: Iterable[str]) -> str:
     """Scopes as one blank-separated string, in a stable order."""
     rank = {str(name): place for place, name in enumerate((*_PRINT_ORDER, *Scope))}

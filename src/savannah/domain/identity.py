@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, NewType, Self, TypeVar
@@ -38,6 +38,7 @@ SECRET_LENGTH: Final = 43
 
 _SECRET_ID_LENGTH: Final = 12
 
+_PLAIN: Final = re.compile(r"[!-~]{1,255}")
 _USERNAME: Final = re.compile(r"[A-Za-z0-9@.+_-]+")
 _SIMILAR_FROM: Final = 4  # shorter names are found in honest passwords by chance
 _URI_SYMBOLS: Final = re.compile(r"[A-Za-z0-9._~:/?@!$&'()+,;=%\[\]-]+")
@@ -56,6 +57,15 @@ class GrantType(StrEnum):
     AUTHORIZATION_CODE = "authorization_code"
     REFRESH_TOKEN = "refresh_token"  # noqa: S105 - the grant's name
     CLIENT_CREDENTIALS = "client_credentials"
+
+
+class AuthMethod(StrEnum):
+    """How a client shows who it is (OpenID Connect Core section 9)."""
+
+    BASIC = "client_secret_basic"
+    POST = "client_secret_post"
+    PRIVATE_KEY_JWT = "private_key_jwt"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +128,27 @@ class User:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientMetadata:
+    """What a client registered besides the usual; the names are those of RFC 7591.
+
+    Attributes:
+        token_endpoint_auth_method: the only one it may use; None takes either form of its secret.
+        jwks: its public keys, for `private_key_jwt`.
+        require_pkce: whether a confidential client has to use PKCE; public ones always have to.
+        skip_consent: people are not asked what this client may do.
+        resource_server: it may look at the tokens of other clients.
+    """
+
+    token_endpoint_auth_method: AuthMethod | None = None
+    jwks: Mapping[str, Any] | None = None
+    post_logout_redirect_uris: tuple[str, ...] = ()
+    backchannel_logout_uri: str | None = None
+    require_pkce: bool = True
+    skip_consent: bool = False
+    resource_server: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
     """A program that asks for tokens.
 
@@ -138,6 +169,7 @@ class Client:
     is_active: bool = True
     owner_id: UserId | None = None
     created_at: datetime
+    metadata: ClientMetadata = ClientMetadata()
 
     def accepts_secret(self, secret: str | None) -> bool:
         """Whether a program that shows this secret is this client; public ones show none.
@@ -226,9 +258,14 @@ class Client:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What one login gave one client; parent of its access and refresh tokens.
+    """What one login gave one client; parent of its code, its access and its refresh tokens.
 
     Revoking it stops them all at the next request. `user_id` is None for a machine client.
+
+    Attributes:
+        resources: the APIs its tokens are for (RFC 8707); none named means ours.
+        session_id: the browser session it came from; None for the password door.
+        auth_time: when the person proved who they are, where that was earlier than the grant.
     """
 
     id: GrantId
@@ -237,28 +274,54 @@ class Grant:
     scopes: frozenset[str]
     created_at: datetime
     revoked_at: datetime | None = None
+    resources: tuple[str, ...] = ()
+    session_id: UUID | None = None
+    nonce: str | None = None
+    auth_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshToken:
-    """One refresh token of a grant, known by its SHA-256 hex digest only."""
+    """One refresh token of a grant, known by its SHA-256 hex digest only.
+
+    Used once: then `successor` is the digest of the one that took its place. With a
+    `key_thumbprint` it is only good together with a proof of that key (RFC 9449 section 5).
+    """
 
     digest: str
     grant_id: GrantId
     issued_at: datetime
     expires_at: datetime
     consumed_at: datetime | None = None
+    successor: str | None = None
+    key_thumbprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
-    """A key pair for tokens: `sealed` is the private JWK, encrypted by the tokens adapter."""
+    """A key pair for tokens: `sealed` is the private JWK, encrypted by the tokens adapter.
+
+    Its life: made and published, so that others have it in their caches; `activated_at`, from
+    when it signs; `retired_at`, from when it only verifies what it has signed. One that was
+    stolen is `revoked_at`, and good for nothing from then on.
+    """
 
     kid: str
     algorithm: str
     sealed: bytes
     created_at: datetime
+    activated_at: datetime | None = None
     retired_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+    @property
+    def signs(self) -> bool:
+        """Whether it may sign; of several the one activated last does."""
+        return self.activated_at is not None and self.retired_at is None
+
+    def verifies(self, now: datetime, *, overlap: timedelta) -> bool:
+        """Whether tokens it has signed are good, for as long as they may live after it retired."""
+        return self.retired_at is None or now < self.retired_at + overlap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -534,7 +597,7 @@ def scope_name(value: object) -> str:
 
 def is_plain(client_id: str) -> bool:
     """Whether there can be such a client id; some databases do not even take other questions."""
-    return client_id.isascii() and client_id.isprintable()
+    return _PLAIN.fullmatch(client_id) is not None
 
 
 def digest(secret: str) -> str:

@@ -138,10 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     django.add_argument("--batch", type=_count, default=500, metavar="N", help="rows (500)")
     django.add_argument("--dry-run", action="store_true", help="check everything, store nothing")
     keys = add("keys", _no_command, "Manage the keys that sign tokens.")
-    rotate = keys.add_subparsers(metavar="ACTION", required=True).add_parser(
-        "rotate", help="add a key that signs from now on; older tokens stay valid"
+    keys_of = keys.add_subparsers(metavar="ACTION", required=True)
+    rotate = keys_of.add_parser(
+        "rotate", help="let the next key sign from now on; older tokens stay valid"
     )
     rotate.set_defaults(command=_keys_rotate)
+    revoked = keys_of.add_parser("revoke", help="drop a stolen key, and all tokens it has signed")
+    revoked.add_argument("kid", metavar="KID")
+    revoked.set_defaults(command=_keys_revoke)
     _add_sms(add("sms", _no_command, "Look into the outbox; send dead letters again."))
     openapi = add("openapi", _openapi, "Print the OpenAPI document.")
     openapi.add_argument("--output", metavar="FILE", help="write it there instead")
@@ -583,6 +587,15 @@ def _keys_rotate(options: argparse.Namespace) -> int:
     async def work(container: Container) -> int:
         kid = await container.tokens().rotate()
         print(f"The key {kid} signs from now on, in running servers within a minute.")
+        return DONE
+
+    return _with_parts(work)
+
+
+def _keys_revoke(options: argparse.Namespace) -> int:
+    async def work(container: Container) -> int:
+        await container.tokens().revoke(options.kid)
+        print("The key is worth nothing now, in running servers within half a minute.")
         return DONE
 
     return _with_parts(work)

@@ -22,14 +22,17 @@ from prometheus_client.registry import Collector
 
 from savannah.adapters.africastalking import AfricasTalking
 from savannah.adapters.in_process import InProcessQueue
+from savannah.adapters.logout_sender import HttpLogoutSender
 from savannah.adapters.memory import MemoryRateLimiter
 from savannah.adapters.passwords import Argon2Hasher
 from savannah.adapters.prometheus import PrometheusMetrics
+from savannah.adapters.proofs import JoseProofs
 from savannah.adapters.sql import SqlStorage, migrate, schema_is_current
 from savannah.adapters.system import SystemClock, SystemRandomness
 from savannah.adapters.tokens import JoseTokens
 from savannah.application.customers import Customers
 from savannah.application.identity import IdentitySettings
+from savannah.application.minting import ID_TOKEN_MOST
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
 from savannah.application.ports import Clock, JobQueue, RateLimiter, Sms, SmsGateway
@@ -182,6 +185,11 @@ def _identity_settings(settings: Settings) -> IdentitySettings:
     )
 
 
+def _key_overlap(settings: Settings) -> timedelta:
+    """As long as tokens live, and caches of our keys and clocks lag (see `oauth.get_keys`)."""
+    return max(settings.access_token_ttl, ID_TOKEN_MOST) + timedelta(minutes=6)
+
+
 def _observed_gateway(
     gateway: SmsGateway, metrics: PrometheusMetrics, tracing: Tracing | None
 ) -> SmsGateway:
@@ -254,8 +262,10 @@ class Container(containers.DeclarativeContainer):
         secret_key=settings.provided.secret_key,
         issuer=place.provided.public_url,
         audience=AUDIENCE,
+        overlap=providers.Callable(_key_overlap, settings),
     )
     issuers = providers.Singleton(trusted_issuers, settings, clock)
+    logout_sender = providers.Singleton(HttpLogoutSender, allow_loopback=settings.provided.debug)
     identity = providers.Singleton(
         Identity.over,
         storage=storage,
@@ -264,7 +274,11 @@ class Container(containers.DeclarativeContainer):
         limiter=limiter,
         clock=clock,
         randomness=randomness,
+        proofs=providers.Singleton(JoseProofs),
+        logout_sender=logout_sender,
         settings=providers.Singleton(_identity_settings, settings),
+        issuer=place.provided.public_url,
+        ticket_key=providers.Callable(lambda settings: settings.derived_key("tickets"), settings),
         issuers=issuers,
     )
     customers = providers.Singleton(
@@ -358,6 +372,7 @@ async def opened(
             await gateway.aclose()
         if (issuers := container.issuers()) is not None:
             await issuers.aclose()
+        await container.logout_sender().aclose()
         if settings.redis_url is not None:
             await container.limiter().close()
         if settings.has_workers:

@@ -10,8 +10,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final
 
+from savannah.adapters.logout_sender import HttpLogoutSender
 from savannah.adapters.memory import MemoryRateLimiter, MemoryStorage
 from savannah.adapters.passwords import Argon2Hasher
+from savannah.adapters.proofs import JoseProofs
 from savannah.adapters.system import SystemClock, SystemRandomness
 from savannah.adapters.tokens import JoseTokens
 from savannah.application.identity import IdentitySettings
@@ -66,7 +68,11 @@ def use_cases() -> Iterator[tuple[str, UseCase]]:
         limiter=MemoryRateLimiter(clock),
         clock=clock,
         randomness=SystemRandomness(),
+        proofs=JoseProofs(),
+        logout_sender=HttpLogoutSender(allow_loopback=False),
         settings=IdentitySettings(),
+        issuer="http://localhost",
+        ticket_key=b"",
     )
     for nouns, owner in (
         (("customers", "orders", "notifications", "reports"), savannah),

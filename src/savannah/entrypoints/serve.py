@@ -33,7 +33,7 @@ from savannah.entrypoints.settings import Settings, SettingsError, share_metrics
 from savannah.entrypoints.simulator import Simulator, SimulatorSettings
 from savannah.entrypoints.slow_clients import ClientLimits, patient, sweep
 from savannah.entrypoints.supervisor import CannotStart, Child, ended_by_signals, supervise
-from savannah.entrypoints.worker import Carrier, Outbox
+from savannah.entrypoints.worker import Carrier, LogoutRelay, Outbox
 from savannah.entrypoints.worker_page import worker_page
 
 log = logging.getLogger("savannah.serve")
@@ -181,6 +181,7 @@ def http_app(container: Container, *, simulator: ASGIApp | None = None) -> Lites
         container.savannah(),
         options=HttpOptions(
             debug=settings.debug,
+            issuer=container.place().public_url,
             allowed_hosts=settings.hosts,
             cors_origins=settings.cors_origins,
             trusted_proxies=settings.trusted_proxies,
@@ -229,8 +230,10 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
             elsewhere = _Elsewhere(job.simulator_url)
             stack.push_async_callback(elsewhere.aclose)
             mounted = elsewhere
+        await container.tokens().prepare()  # making keys is too slow for a request to wait for
         app = http_app(container, simulator=mounted)
         outbox: Outbox | None = None
+        logouts: LogoutRelay | None = None
         if job.sends:
             outbox = Outbox(
                 container.notifications(),
@@ -240,6 +243,8 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
                 watch=container.metrics().relayed,
             )
             stack.push_async_callback(outbox.stop, grace=GRACE)
+            logouts = LogoutRelay(container.identity().sessions, container.tokens())
+            stack.push_async_callback(logouts.stop, grace=GRACE)
 
         if settings.wakes_by_database:
             from savannah.adapters.sql.wake import PostgresWakes
@@ -267,6 +272,8 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
             stack.push_async_callback(watch.stop)
             if outbox is not None:
                 await outbox.start()
+            if logouts is not None:
+                await logouts.start()
             await server.serve([listener])
             await stack.aclose()
 
@@ -399,15 +406,18 @@ async def _work_here(
                 clock=container.clock(),
                 watch=container.metrics().relayed,
             )
+            logouts = LogoutRelay(container.identity().sessions, container.tokens())
             watch = container.watch()
             try:
                 await outbox.start()
+                await logouts.start()
                 await watch.start()
                 async with _watched(container, listener):
                     announce()
                     await stopped.wait()
             finally:
                 await watch.stop()
+                await logouts.stop(grace=GRACE)
                 await outbox.stop(grace=GRACE)
                 await jobs.close()
 
@@ -523,8 +533,8 @@ def _serve_in_many(
 
 async def _prepare_storage(job: _Job) -> None:
     """Before there are several, so that one migrates and all fail in the same way."""
-    async with opened(job.settings, Place(public_url=job.place.public_url)):
-        pass
+    async with opened(job.settings, Place(public_url=job.place.public_url)) as container:
+        await container.tokens().prepare()  # once, and not in each of them
 
 
 def _worker_process(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:

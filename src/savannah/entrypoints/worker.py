@@ -15,7 +15,8 @@ from datetime import timedelta
 from typing import Final, Protocol
 
 from savannah.application.notifications import Notifications
-from savannah.application.ports import Clock, JobQueue
+from savannah.application.ports import Clock, JobQueue, Tokens
+from savannah.application.sessions import Sessions
 from savannah.domain.errors import SavannahError, Unavailable
 from savannah.domain.order import NotificationId
 
@@ -24,6 +25,8 @@ log = logging.getLogger("savannah.worker")
 IDLE: Final = timedelta(seconds=1)
 SWEEP_EVERY_S: Final = 10.0
 WATCH_EVERY_S: Final = 2.0
+LOGOUTS_EVERY_S: Final = 2.0
+FORGET_EVERY_S: Final = 600.0
 # Orders that come in one burst are dispatched together, since storage has one writer at a time.
 GATHER_S: Final = 0.01
 _FIRST_BACKOFF_S: Final = 0.25
@@ -48,6 +51,51 @@ class Carrier(Protocol):
 
     async def stop(self, *, grace: timedelta) -> Sequence[NotificationId] | None:
         """Begin nothing new; the ids that were never begun and wait nowhere else."""
+
+
+class LogoutRelay:
+    """Tells apps about sessions that are over, sweeps what is left of logins, and makes keys.
+
+    What is due lies in storage, so it survives a crash; several processes may do this at once.
+    """
+
+    def __init__(self, sessions: Sessions, tokens: Tokens) -> None:
+        self._sessions = sessions
+        self._tokens = tokens
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()
+
+    async def start(self) -> None:
+        self._stopped.clear()
+        self._task = asyncio.create_task(self._run(), name="savannah-logouts")
+
+    async def stop(self, *, grace: timedelta) -> None:
+        """Take on nothing new and let what is under way finish within `grace`; twice is once."""
+        if self._task is None:
+            return
+        task, self._task = self._task, None
+        self._stopped.set()
+        _, late = await asyncio.wait([task], timeout=grace.total_seconds())
+        if late:
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        next_sweep = 0.0
+        while not self._stopped.is_set():
+            try:
+                if time.monotonic() >= next_sweep:
+                    next_sweep = time.monotonic() + FORGET_EVERY_S
+                    await self._tokens.prepare()
+                    await self._sessions.sweep()
+                while await self._sessions.deliver_notices() and not self._stopped.is_set():
+                    pass
+            except Exception as error:  # nothing in one round may end the relay
+                unforeseen = not isinstance(error, Unavailable)
+                log.log(logging.ERROR, "the logout relay failed", exc_info=unforeseen)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOGOUTS_EVERY_S):
+                    await self._stopped.wait()
 
 
 class Outbox:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
+from uuid import UUID
 
 from savannah.adapters.memory.tables import Tables, page_of
 from savannah.application.ports import (
@@ -29,6 +30,7 @@ from savannah.domain.identity import (
     UserId,
     login_key,
 )
+from savannah.domain.oauth import OFFLINE
 from savannah.domain.paging import Page, PageRequest, Position
 from savannah.domain.text import email_key
 
@@ -164,15 +166,37 @@ class MemoryGrants(Grants):
             self._tables.grants.put(grant_id, replace(grant, revoked_at=at))
 
     async def revoke_of_user(self, user_id: UserId, *, at: datetime) -> None:
-        grants = [grant for grant in self._tables.grants.values() if grant.user_id == user_id]
-        for grant in grants:
-            await self.revoke(grant.id, at=at)
+        await self._revoke(lambda grant: grant.user_id == user_id, at)
 
     async def add_refresh(self, token: RefreshToken) -> None:
         self._tables.refresh_tokens.put(token.digest, token)
 
     async def find_refresh(self, digest: str) -> RefreshToken | None:
         return self._tables.refresh_tokens.get(digest)
+
+    async def consume_refresh(self, digest: str, successor: str, *, at: datetime) -> bool:
+        token = self._tables.refresh_tokens.get(digest)
+        if token is None or token.consumed_at is not None:
+            return False
+        used = replace(token, consumed_at=at, successor=successor)
+        self._tables.refresh_tokens.put(digest, used)
+        return True
+
+    async def revoke_of_session(self, session_id: UUID, *, at: datetime) -> None:
+        await self._revoke(lambda g: g.session_id == session_id and OFFLINE not in g.scopes, at)
+
+    async def revoke_of_client(
+        self, client_id: str, *, user_id: UserId | None = None, at: datetime
+    ) -> None:
+        await self._revoke(lambda g: g.client_id == client_id and user_id in (None, g.user_id), at)
+
+    async def _revoke(self, which: Callable[[Grant], bool], at: datetime) -> None:
+        for grant in [grant for grant in self._tables.grants.values() if which(grant)]:
+            await self.revoke(grant.id, at=at)
+
+    async def clients_of_session(self, session_id: UUID) -> Collection[str]:
+        grants = self._tables.grants.values()
+        return {grant.client_id for grant in grants if grant.session_id == session_id}
 
 
 class MemorySigningKeys(SigningKeys):
@@ -186,4 +210,7 @@ class MemorySigningKeys(SigningKeys):
         return sorted(keys, key=attrgetter("created_at", "kid"), reverse=True)
 
     async def add(self, key: SigningKey) -> None:
+        self._tables.signing_keys.put(key.kid, key)
+
+    async def save(self, key: SigningKey) -> None:
         self._tables.signing_keys.put(key.kid, key)

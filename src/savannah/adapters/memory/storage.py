@@ -22,6 +22,12 @@ from savannah.adapters.memory.identity import (
     MemoryUsers,
 )
 from savannah.adapters.memory.notifications import MemoryNotifications
+from savannah.adapters.memory.oauth import (
+    MemoryBrowserSessions,
+    MemoryConsents,
+    MemoryHandshakes,
+    MemoryLogoutNotices,
+)
 from savannah.adapters.memory.orders import MemoryOrders
 from savannah.adapters.memory.reports import MemoryReports
 from savannah.adapters.memory.tables import KeptAnswer, Tables
@@ -109,6 +115,10 @@ class MemoryUnitOfWork(UnitOfWork):
         self.users = MemoryUsers(tables)
         self.clients = MemoryClients(tables)
         self.grants = MemoryGrants(tables)
+        self.handshakes = MemoryHandshakes(tables)
+        self.sessions = MemoryBrowserSessions(tables)
+        self.consents = MemoryConsents(tables)
+        self.logout_notices = MemoryLogoutNotices(tables)
         self.signing_keys = MemorySigningKeys(tables)
         return self
 

@@ -18,6 +18,13 @@ from savannah.domain.customer import Customer, CustomerId
 from savannah.domain.events import Event
 from savannah.domain.identity import Client, Grant, GrantId, RefreshToken, SigningKey, User, UserId
 from savannah.domain.notification import DeliveryReport, Notification, Pause
+from savannah.domain.oauth import (
+    AuthorizationCode,
+    BrowserSession,
+    Consent,
+    LogoutNotice,
+    PushedRequest,
+)
 from savannah.domain.order import NotificationId, Order, OrderId
 from savannah.domain.paging import Page, PageRequest, Position
 
@@ -135,6 +142,12 @@ class Tables:
         self.clients: Table[str, Client] = table("clients")
         self.grants: Table[GrantId, Grant] = table("grants")
         self.refresh_tokens: Table[str, RefreshToken] = table("refresh_tokens")
+        self.codes: Table[str, AuthorizationCode] = table("codes")
+        self.pushed: Table[str, PushedRequest] = table("pushed")
+        self.claimed: Table[str, datetime] = table("claimed")
+        self.sessions: Table[UUID, BrowserSession] = table("sessions")
+        self.consents: Table[tuple[UserId, str], Consent] = table("consents")
+        self.logout_notices: Table[UUID, LogoutNotice] = table("logout_notices")
         self.signing_keys: Table[str, SigningKey] = table("signing_keys")
 
         self.customer_by_email: Table[str, CustomerId] = table("customer_by_email")

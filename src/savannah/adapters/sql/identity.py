@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy import Row, bindparam, insert, or_, select, update
 
@@ -30,7 +32,9 @@ from savannah.application.ports import (
 from savannah.domain.access import Role
 from savannah.domain.errors import NotFound, Problems
 from savannah.domain.identity import (
+    AuthMethod,
     Client,
+    ClientMetadata,
     ClientType,
     Grant,
     GrantId,
@@ -40,6 +44,7 @@ from savannah.domain.identity import (
     User,
     UserId,
 )
+from savannah.domain.oauth import OFFLINE
 from savannah.domain.paging import Page, PageRequest
 from savannah.domain.text import email_key
 
@@ -226,7 +231,28 @@ def _client_values(client: Client) -> Params:
         "is_active": client.is_active,
         "owner_id": client.owner_id,
         "created_at": client.created_at,
+        "metadata": _metadata_values(client.metadata),
     }
+
+
+def _metadata_values(metadata: ClientMetadata) -> dict[str, Any] | None:
+    """Only what is not as usual, so that a new usual value needs no migration."""
+    unusual = {
+        field.name: getattr(metadata, field.name)
+        for field in fields(metadata)
+        if getattr(metadata, field.name) != field.default
+    }
+    return unusual or None
+
+
+def _metadata_of(values: Mapping[str, Any] | None) -> ClientMetadata:
+    kept = dict(values or {})
+    method = kept.get("token_endpoint_auth_method")
+    if method is not None:
+        kept["token_endpoint_auth_method"] = AuthMethod(method)
+    if "post_logout_redirect_uris" in kept:
+        kept["post_logout_redirect_uris"] = tuple(kept["post_logout_redirect_uris"])
+    return ClientMetadata(**kept)
 
 
 def _client_of(row: Row[Any], prefix: str = "") -> Client:
@@ -244,6 +270,7 @@ def _client_of(row: Row[Any], prefix: str = "") -> Client:
         is_active=columns[f"{prefix}is_active"],
         owner_id=columns[f"{prefix}owner_id"],
         created_at=columns[f"{prefix}created_at"],
+        metadata=_metadata_of(columns[f"{prefix}metadata"]),
     )
 
 
@@ -267,7 +294,26 @@ _SESSION: Final = (
 _LIVE: Final = grants.c.revoked_at.is_(None)
 _REVOKE: Final = update(grants).where(grants.c.id == bindparam("grant_id"), _LIVE)
 _REVOKE_OF_USER: Final = update(grants).where(grants.c.user_id == bindparam("of_user"), _LIVE)
+_REVOKE_OF_SESSION: Final = update(grants).where(
+    grants.c.session_id == bindparam("of_session"), grants.c.offline.is_not(True), _LIVE
+)
+_REVOKE_OF_CLIENT: Final = update(grants).where(grants.c.client_id == bindparam("of_client"), _LIVE)
+_REVOKE_OF_CLIENT_AND_USER: Final = _REVOKE_OF_CLIENT.where(
+    grants.c.user_id == bindparam("of_user")
+)
+_CLIENTS_OF_SESSION: Final = (
+    select(grants.c.client_id).where(grants.c.session_id == bindparam("of_session")).distinct()
+)
 _ADD_REFRESH: Final = insert(refresh_tokens)
+# One statement decides; a second one waits for the first to commit and then finds nothing.
+_CONSUME_REFRESH: Final = (
+    update(refresh_tokens)
+    .where(
+        refresh_tokens.c.digest == bindparam("of_digest"), refresh_tokens.c.consumed_at.is_(None)
+    )
+    .values(consumed_at=bindparam("at"), successor=bindparam("next"))
+    .returning(refresh_tokens.c.digest)
+)
 _FIND_REFRESH: Final = select(refresh_tokens).where(
     refresh_tokens.c.digest == bindparam("of_digest")
 )
@@ -287,6 +333,11 @@ class SqlGrants(Grants):
             "scopes": sorted(grant.scopes),
             "created_at": grant.created_at,
             "revoked_at": grant.revoked_at,
+            "resources": list(grant.resources) or None,
+            "session_id": grant.session_id,
+            "offline": OFFLINE in grant.scopes,
+            "nonce": grant.nonce,
+            "auth_time": grant.auth_time,
         }
         self._transaction.later(_ADD_GRANT, values)
 
@@ -317,6 +368,8 @@ class SqlGrants(Grants):
             "issued_at": token.issued_at,
             "expires_at": token.expires_at,
             "consumed_at": token.consumed_at,
+            "successor": token.successor,
+            "key_thumbprint": token.key_thumbprint,
         }
         self._transaction.later(_ADD_REFRESH, values)
 
@@ -330,7 +383,29 @@ class SqlGrants(Grants):
             issued_at=row.issued_at,
             expires_at=row.expires_at,
             consumed_at=row.consumed_at,
+            successor=row.successor,
+            key_thumbprint=row.key_thumbprint,
         )
+
+    async def consume_refresh(self, digest: str, successor: str, *, at: datetime) -> bool:
+        values = {"of_digest": digest, "at": at, "next": successor}
+        return await self._transaction.first(_CONSUME_REFRESH, values) is not None
+
+    async def revoke_of_session(self, session_id: UUID, *, at: datetime) -> None:
+        self._transaction.later(_REVOKE_OF_SESSION, {"revoked_at": at, "of_session": session_id})
+
+    async def revoke_of_client(
+        self, client_id: str, *, user_id: UserId | None = None, at: datetime
+    ) -> None:
+        values = {"revoked_at": at, "of_client": client_id}
+        if user_id is None:
+            self._transaction.later(_REVOKE_OF_CLIENT, values)
+        else:
+            self._transaction.later(_REVOKE_OF_CLIENT_AND_USER, {**values, "of_user": user_id})
+
+    async def clients_of_session(self, session_id: UUID) -> Collection[str]:
+        rows = await self._transaction.all(_CLIENTS_OF_SESSION, {"of_session": session_id})
+        return {row.client_id for row in rows}
 
 
 def _grant_of(row: Row[Any]) -> Grant:
@@ -341,6 +416,10 @@ def _grant_of(row: Row[Any]) -> Grant:
         scopes=frozenset(row.scopes),
         created_at=row.created_at,
         revoked_at=row.revoked_at,
+        resources=tuple(row.resources or ()),
+        session_id=row.session_id,
+        nonce=row.nonce,
+        auth_time=row.auth_time,
     )
 
 
@@ -350,6 +429,7 @@ _SIGNING_KEYS: Final = select(signing_keys).order_by(
     signing_keys.c.created_at.desc(), signing_keys.c.kid.desc()
 )
 _ADD_SIGNING_KEY: Final = insert(signing_keys)
+_SAVE_SIGNING_KEY: Final = update(signing_keys).where(signing_keys.c.kid == bindparam("of_kid"))
 
 
 class SqlSigningKeys(SigningKeys):
@@ -365,17 +445,26 @@ class SqlSigningKeys(SigningKeys):
                 algorithm=row.algorithm,
                 sealed=bytes(row.sealed),
                 created_at=row.created_at,
+                activated_at=row.activated_at,
                 retired_at=row.retired_at,
+                revoked_at=row.revoked_at,
             )
             for row in await self._transaction.all(_SIGNING_KEYS)
         ]
 
     async def add(self, key: SigningKey) -> None:
-        values = {
-            "kid": key.kid,
-            "algorithm": key.algorithm,
-            "sealed": key.sealed,
-            "created_at": key.created_at,
-            "retired_at": key.retired_at,
-        }
-        self._transaction.later(_ADD_SIGNING_KEY, values)
+        self._transaction.later(_ADD_SIGNING_KEY, {**_key_values(key), "kid": key.kid})
+
+    async def save(self, key: SigningKey) -> None:
+        self._transaction.later(_SAVE_SIGNING_KEY, {**_key_values(key), "of_kid": key.kid})
+
+
+def _key_values(key: SigningKey) -> Params:
+    return {
+        "algorithm": key.algorithm,
+        "sealed": key.sealed,
+        "created_at": key.created_at,
+        "activated_at": key.activated_at,
+        "retired_at": key.retired_at,
+        "revoked_at": key.revoked_at,
+    }

@@ -9,10 +9,9 @@ locked; so no two wait for each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from importlib import import_module
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -22,7 +21,6 @@ from sqlalchemy import (
     Executable,
     Row,
     Select,
-    Table,
     bindparam,
     cast,
     delete,
@@ -42,7 +40,7 @@ from savannah.adapters.sql.tables import (
     notifications,
     orders,
 )
-from savannah.adapters.sql.transaction import Params, Transaction
+from savannah.adapters.sql.transaction import Params, Transaction, insert_of
 from savannah.application.ports import (
     DueMessage,
     Lock,
@@ -163,23 +161,16 @@ _PAUSED: Final[dict[str, BindParameter[Any]]] = {
 _END_PAUSE: Final = delete(gateway_pauses).where(gateway_pauses.c.gateway == bindparam("of"))
 
 
-# There is no neutral way to say "unless it is there"; each dialect has a statement of its own,
-# and loading the other one would slow every start.
-def _insert_of(dialect: str) -> Callable[[Table], Any]:
-    insert: Callable[[Table], Any] = import_module(f"sqlalchemy.dialects.{dialect}").insert
-    return insert
-
-
 @cache
 def _keep_report(dialect: str) -> Executable:
-    kept: Executable = _insert_of(dialect)(delivery_reports).on_conflict_do_nothing()
+    kept: Executable = insert_of(dialect)(delivery_reports).on_conflict_do_nothing()
     return kept
 
 
 @cache
 def _set_pause(dialect: str) -> Executable:
     paused: Executable = (
-        _insert_of(dialect)(gateway_pauses)
+        insert_of(dialect)(gateway_pauses)
         .values(gateway=_GATEWAY, **_PAUSED)
         .on_conflict_do_update(index_elements=["gateway"], set_=_PAUSED)
     )

@@ -474,6 +474,7 @@ clients: Final = Table(
     Column("is_active", Boolean, nullable=False),
     Column("owner_id", Uid),
     Column("created_at", Instant, nullable=False),
+    Column("metadata", JSON),
     UniqueConstraint("client_id"),
     _one_of("client_type", ClientType),
 )
@@ -488,8 +489,15 @@ grants: Final = Table(
     Column("scopes", JSON, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("revoked_at", Instant),
+    Column("resources", JSON),
+    Column("session_id", Uid),
+    Column("offline", Boolean),
+    Column("nonce", Words),
+    Column("auth_time", Instant),
 )
 Index("ix_grants_user_id", grants.c.user_id)
+Index("ix_grants_client_id", grants.c.client_id)
+Index("ix_grants_session_id", grants.c.session_id)
 
 refresh_tokens: Final = Table(
     "refresh_tokens",
@@ -499,8 +507,81 @@ refresh_tokens: Final = Table(
     Column("issued_at", Instant, nullable=False),
     Column("expires_at", Instant, nullable=False),
     Column("consumed_at", Instant),
+    Column("successor", Words),
+    Column("key_thumbprint", Words),
 )
 Index("ix_refresh_tokens_grant_id", refresh_tokens.c.grant_id)
+
+# Used codes stay as long as their tokens may live: a second use has to find what to revoke.
+authorization_codes: Final = Table(
+    "authorization_codes",
+    metadata,
+    Column("digest", Words, primary_key=True),
+    Column("grant_id", Uid, ForeignKey("grants.id"), nullable=False),
+    Column("client_id", Words, nullable=False),
+    Column("redirect_uri", Words, nullable=False),
+    Column("code_challenge", Words),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("consumed_at", Instant),
+)
+Index("ix_authorization_codes_expires_at", authorization_codes.c.expires_at)
+
+pushed_requests: Final = Table(
+    "pushed_requests",
+    metadata,
+    Column("digest", Words, primary_key=True),
+    Column("client_id", Words, nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+)
+Index("ix_pushed_requests_expires_at", pushed_requests.c.expires_at)
+
+claimed_ids: Final = Table(
+    "claimed_ids",
+    metadata,
+    Column("digest", Words, primary_key=True),
+    Column("expires_at", Instant, nullable=False),
+)
+Index("ix_claimed_ids_expires_at", claimed_ids.c.expires_at)
+
+browser_sessions: Final = Table(
+    "browser_sessions",
+    metadata,
+    Column("id", Uid, primary_key=True),
+    Column("digest", Words, nullable=False),
+    Column("user_id", Uid, nullable=False),
+    Column("auth_time", Instant, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("ended_at", Instant),
+    UniqueConstraint("digest"),
+)
+Index("ix_browser_sessions_user_id", browser_sessions.c.user_id)
+Index("ix_browser_sessions_expires_at", browser_sessions.c.expires_at)
+
+consents: Final = Table(
+    "consents",
+    metadata,
+    Column("user_id", Uid, primary_key=True),
+    Column("client_id", Words, primary_key=True),
+    Column("scopes", JSON, nullable=False),
+    Column("given_at", Instant, nullable=False),
+)
+
+logout_notices: Final = Table(
+    "logout_notices",
+    metadata,
+    Column("id", Uid, primary_key=True),
+    Column("client_id", Words, nullable=False),
+    Column("uri", Words, nullable=False),
+    Column("user_id", Uid, nullable=False),
+    Column("session_id", Uid, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("attempts", Integer, nullable=False),
+)
+Index("ix_logout_notices_due_at", logout_notices.c.due_at)
 
 signing_keys: Final = Table(
     "signing_keys",
@@ -510,4 +591,6 @@ signing_keys: Final = Table(
     Column("sealed", LargeBinary, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("retired_at", Instant),
+    Column("activated_at", Instant),
+    Column("revoked_at", Instant),
 )

@@ -7,10 +7,11 @@ many statements.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Executable, Row, exc
+from sqlalchemy import Executable, Row, Table, exc
 
 from savannah.adapters.sql.engines import Lane, Lanes, StatementFailed, Work
 from savannah.application.ports import IdempotencyRecordKey, Reading
@@ -26,6 +27,14 @@ from savannah.domain.errors import (
 
 T = TypeVar("T")
 Params = dict[str, Any]
+
+
+# There is no neutral way to say "unless it is there"; each dialect has a statement of its own,
+# and loading the other one would slow every start.
+def insert_of(dialect: str) -> Callable[[Table], Any]:
+    """The `insert` of a dialect, which knows about conflicts."""
+    statement: Callable[[Table], Any] = import_module(f"sqlalchemy.dialects.{dialect}").insert
+    return statement
 
 
 class Transaction:

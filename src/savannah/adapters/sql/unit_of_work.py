@@ -19,6 +19,12 @@ from savannah.adapters.sql.identity import (
     SqlUsers,
 )
 from savannah.adapters.sql.notifications import SqlNotifications
+from savannah.adapters.sql.oauth import (
+    SqlBrowserSessions,
+    SqlConsents,
+    SqlHandshakes,
+    SqlLogoutNotices,
+)
 from savannah.adapters.sql.orders import SqlOrders
 from savannah.adapters.sql.reports import SqlReports
 from savannah.adapters.sql.transaction import Transaction
@@ -47,6 +53,10 @@ class SqlUnitOfWork(UnitOfWork):
         self.users = SqlUsers(transaction)
         self.clients = SqlClients(transaction)
         self.grants = SqlGrants(transaction)
+        self.handshakes = SqlHandshakes(transaction)
+        self.sessions = SqlBrowserSessions(transaction)
+        self.consents = SqlConsents(transaction)
+        self.logout_notices = SqlLogoutNotices(transaction)
         self.signing_keys = SqlSigningKeys(transaction)
 
     async def __aenter__(self) -> Self:

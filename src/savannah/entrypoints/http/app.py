@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from litestar import Litestar, Response, Router, asgi, route
 from litestar.config.cors import CORSConfig
@@ -17,13 +18,14 @@ from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.application.ports import Clock, RateLimiter
 from savannah.application.savannah import Savannah
 from savannah.domain.errors import SavannahError
-from savannah.entrypoints.http import openapi, ops, problems
+from savannah.domain.oauth import API_PATH
+from savannah.entrypoints.http import browser, oauth, openapi, ops, problems
 from savannah.entrypoints.http.deadline import Deadline
 from savannah.entrypoints.http.door import Door, HealthCheck, HttpOptions
 from savannah.entrypoints.http.gate import Gate
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.problems import with_head
-from savannah.entrypoints.http.requests import BODY_MAX
+from savannah.entrypoints.http.requests import BODY_MAX, AnyRequest
 from savannah.entrypoints.http.routes import API_PREFIX, API_ROUTES
 from savannah.entrypoints.watch import Watch
 
@@ -60,7 +62,7 @@ def create_app(
         checks=checks,
         watch=watch or Watch(metrics, notifications=savannah.notifications),
     )
-    outside = [*ops.ROUTES, *openapi.ROUTES]
+    outside = [*ops.ROUTES, *openapi.ROUTES, *oauth.ROUTES, *browser.ROUTES]
     routes: list[Any] = [
         Router(prefix, route_handlers=[*_options(handlers), *handlers])
         for prefix, handlers in ((API_PREFIX, API_ROUTES), ("/", outside))
@@ -69,13 +71,16 @@ def create_app(
         routes.append(_mounted(simulator))
     app = Litestar(
         routes,
-        state=State({"door": door}, deep_copy=False),
         exception_handlers={
             SavannahError: problems.refuse,
             problems.DoorError: problems.refuse_shape,
-            HTTPException: problems.refuse_framework,
+            HTTPException: _refuse_framework,
             Exception: problems.crash,
         },
+        state=State(
+            {"door": door, problems.RESOURCE_METADATA: _resource_metadata(options.issuer)},
+            deep_copy=False,
+        ),
         cors_config=_cors(options.cors_origins),
         request_max_body_size=BODY_MAX,
         openapi_config=None,
@@ -94,6 +99,21 @@ def create_app(
         tracing=tracing,
     )
     return app
+
+
+def _refuse_framework(request: AnyRequest, error: HTTPException) -> Response[Any]:
+    """A refusal before any handler was found, in the words of whoever has the path."""
+    theirs = browser.error_handler_for(request.scope["path"])
+    if theirs is None:
+        return problems.refuse_framework(request, error)
+    answer: Response[Any] = theirs[HTTPException](request, error)
+    return answer
+
+
+def _resource_metadata(issuer: str) -> str:
+    """Where the metadata of our API stands (RFC 9728 section 3.1)."""
+    parts = urlsplit(issuer + API_PATH)
+    return parts._replace(path=f"/.well-known/oauth-protected-resource{parts.path}").geturl()
 
 
 def _options(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:

@@ -25,8 +25,8 @@ from savannah.entrypoints.http.door import (
     TheCaller,
     TheDoor,
     TheVisitor,
+    access_token,
     address_of,
-    bearer_token,
     json_response,
 )
 from savannah.entrypoints.http.operations import (
@@ -375,13 +375,13 @@ async def change_password(request: AnyRequest, door: TheDoor, caller: TheCaller)
 async def get_token_info(request: AnyRequest, door: TheDoor, caller: TheCaller) -> AnyResponse:
     del caller  # asking for it checks the token
     await read_query(request)
-    token = bearer_token(request)
-    assert token is not None
-    info = await door.identity.logins.token_info(token)
+    shown = access_token(request)
+    assert shown is not None
+    info = await door.identity.logins.token_info(shown.token)
     return json_response(
         TokenInfoOut(
             active=info.active,
-            token_type="Bearer",  # noqa: S106 - the type's name
+            token_type=info.token_type,
             sub=info.sub,
             username=info.username,
             role=info.role,

@@ -25,6 +25,7 @@ from savannah.domain.errors import (
     Unauthenticated,
 )
 from savannah.domain.notification import Rate
+from savannah.domain.oauth import OAuthError
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.requests import AnyRequest, Query, operation_of
 from savannah.entrypoints.watch import Watch
@@ -36,9 +37,14 @@ LIMIT_STATE: Final = "rate_limit_state"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpOptions:
-    """How the door behaves. `allowed_hosts` may hold `*`, and `*.example.com` for what is below."""
+    """How the door behaves. `allowed_hosts` may hold `*`, and `*.example.com` for what is below.
+
+    Attributes:
+        issuer: our public URL, the name of the OpenID provider; never taken from a request.
+    """
 
     debug: bool
+    issuer: str
     allowed_hosts: tuple[str, ...]
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
@@ -96,19 +102,32 @@ class Door:
             Unauthenticated, AccountDisabled, RateLimited.
         """
         operation = operation_of(request)
-        token = None if operation.auth == "none" else bearer_token(request)
-        if token is None:
+        shown = None if operation.auth == "none" else access_token(request)
+        if shown is None:
             if operation.anonymous_limit:
                 await _count(request, self, f"address:{address_of(request)}", anonymous=True)
             return None
         try:
-            caller = await self.identity.logins.authenticate(token, request_id=request_id_var.get())
+            caller = await self.identity.logins.authenticate(
+                shown.token,
+                key_thumbprint=await key_thumbprint(request, self, shown),
+                request_id=request_id_var.get(),
+            )
         except Unauthenticated:
             # Guessing tokens has an end as well; nobody in particular pays for it but the address.
             await _count(request, self, f"refused:{address_of(request)}", anonymous=False)
             raise
         await _count(request, self, caller.principal, anonymous=False)
         return caller
+
+    def require_left(self, state: LimitState) -> None:
+        """Raises: RateLimited, when a limit is used up."""
+        if state.remaining == 0:
+            raise _limited(state)
+
+    async def count_anonymous(self, request: AnyRequest) -> None:
+        """Count a request against the limit of its address. Raises: RateLimited."""
+        await _count(request, self, f"address:{address_of(request)}", anonymous=True)
 
     def currency_of(self, query: Query) -> str | None:
         """The currency a report is asked for in. Raises: BadQuery."""
@@ -127,7 +146,15 @@ TheVisitor = Caller | None
 LOOKING: Final = Caller.viewer("door")
 
 
-def bearer_token(request: AnyRequest) -> str | None:
+@dataclass(frozen=True, slots=True)
+class ShownToken:
+    """An access token as it came, alone or with the proof of a key (RFC 9449)."""
+
+    token: str = field(repr=False)
+    bound: bool
+
+
+def access_token(request: AnyRequest) -> ShownToken | None:
     """The access token of a request (RFC 6750 section 2.1); None when there is none.
 
     Raises:
@@ -137,9 +164,40 @@ def bearer_token(request: AnyRequest) -> str | None:
     if not headers:
         return None
     scheme, _, token = headers[0].decode("latin-1").strip().partition(" ")
-    if len(headers) > 1 or scheme.lower() != "bearer" or not token.strip():
+    if len(headers) > 1 or scheme.lower() not in ("bearer", "dpop") or not token.strip():
         raise InvalidToken
-    return token.strip()
+    return ShownToken(token.strip(), bound=scheme.lower() == "dpop")
+
+
+async def key_thumbprint(request: AnyRequest, door: Door, shown: ShownToken) -> str | None:
+    """Of the key whose holder makes this request; None where the token came alone.
+
+    Raises: InvalidToken, for a proof that does not fit.
+    """
+    if not shown.bound:
+        return None
+    try:
+        return await proved_key(request, door, token=shown.token)
+    except OAuthError:
+        raise InvalidToken from None
+
+
+async def proved_key(request: AnyRequest, door: Door, *, token: str | None = None) -> str | None:
+    """What the `DPoP` header proves; None without one.
+
+    Raises: OAuthError, `invalid_dpop_proof`.
+    """
+    proofs = [value for name, value in request.scope["headers"] if name == b"dpop"]
+    if not proofs and token is None:
+        return None
+    if len(proofs) != 1:
+        raise OAuthError("invalid_dpop_proof", "Send one DPoP proof")
+    return await door.identity.key_proofs.holder(
+        proofs[0].decode("latin-1"),
+        method=request.method,
+        uri=f"{door.options.issuer}{request.scope['path']}",
+        token=token,
+    )
 
 
 def address_of(request: AnyRequest) -> str:
@@ -164,12 +222,16 @@ async def _count(request: AnyRequest, door: Door, key: str, *, anonymous: bool) 
     state: LimitState = await door.limiter.hit(f"http:{key}", rate)
     request.scope["state"][LIMIT_STATE] = state
     if not state.allowed:
-        raise RateLimited(
-            retry_after=state.reset_after,
-            limit=state.limit,
-            remaining=state.remaining,
-            reset_after=state.reset_after,
-        )
+        raise _limited(state)
+
+
+def _limited(state: LimitState) -> RateLimited:
+    return RateLimited(
+        retry_after=state.reset_after,
+        limit=state.limit,
+        remaining=state.remaining,
+        reset_after=state.reset_after,
+    )
 
 
 class JsonResponse(Response[bytes]):

@@ -120,9 +120,7 @@ def endpoint(
 ) -> Callable[[AnyCallable], HTTPRouteHandler]:
     """A Litestar handler that carries its operation.
 
-    What the function asks for by name it gets from here: `request`, `door`, the `caller` or the
-    `visitor`, and parts of the path. Litestar's own injection would check the types of all that
-    at every request, which costs more than an answer from the database.
+    Its function is given what it asks for by name, see `given_by_name`.
     """
 
     def decorated(fn: AnyCallable) -> HTTPRouteHandler:
@@ -132,12 +130,18 @@ def endpoint(
             status_code=operation.status,
             name=operation.id,
             opt={OPERATION: operation},
-        )(_given_by_name(fn))
+        )(given_by_name(fn))
 
     return decorated
 
 
-def _given_by_name(fn: AnyCallable) -> AnyCallable:
+def given_by_name(fn: AnyCallable) -> AnyCallable:
+    """A handler that gives a function what that names.
+
+    `request`, `door`, the `caller` or the `visitor`, and parts of the path. Litestar's own
+    injection would check the types of all that at every request, which costs more than an answer
+    from the database.
+    """
     names = frozenset(signature(fn).parameters)
     who = next((name for name in ("caller", "visitor") if name in names), None)
     of_path = names - {"request", "door", "caller", "visitor"}

@@ -36,6 +36,8 @@ from savannah.entrypoints.http.operations import canonical_path
 log = logging.getLogger("savannah.http")
 
 PROBLEM_STATE: Final = "problem"  # where the gate finds the code
+# In the application's state: the address of the metadata of our API as a resource.
+RESOURCE_METADATA: Final = "resource_metadata"
 MEDIA_TYPE: Final = "application/problem+json"
 
 STATUS_OF: Final[tuple[tuple[type[SavannahError], int], ...]] = (
@@ -208,15 +210,29 @@ def _members(error: SavannahError) -> dict[str, object]:
     return more
 
 
-def _headers(error: SavannahError) -> dict[str, str]:
+def challenge(request: Request[Any, Any, Any], **said: str) -> dict[str, str]:
+    """How to come back with a token (RFC 6750 section 3), and where one is had (RFC 9728)."""
+    parts = ['realm="savannah"']
+    where = request.app.state.get(RESOURCE_METADATA)
+    if where is not None:
+        parts.append(f'resource_metadata="{where}"')
+    parts += [f'{name}="{value}"' for name, value in said.items()]
+    return {"WWW-Authenticate": f"Bearer {', '.join(parts)}"}
+
+
+def _challenge_of(request: Request[Any, Any, Any], error: SavannahError) -> dict[str, str]:
     if isinstance(error, AuthenticationRequired | InvalidCredentials | InvalidClient):
         # RFC 6750 section 3.1: no error code where no token came.
-        return {"WWW-Authenticate": 'Bearer realm="savannah"'}
+        return challenge(request)
     if isinstance(error, Unauthenticated):
-        return {"WWW-Authenticate": 'Bearer realm="savannah", error="invalid_token"'}
+        return challenge(request, error="invalid_token")
     if isinstance(error, InsufficientScope):
-        challenge = f'error="insufficient_scope", scope="{error.required_scope}"'
-        return {"WWW-Authenticate": f'Bearer realm="savannah", {challenge}'}
+        return challenge(request, error="insufficient_scope", scope=error.required_scope)
+    return {}
+
+
+def headers_of(error: SavannahError) -> dict[str, str]:
+    """What a refusal says about waiting."""
     if isinstance(error, RateLimited):
         return {
             "Retry-After": _seconds(error.retry_after.total_seconds()),
@@ -267,7 +283,7 @@ def refuse(request: Request[Any, Any, Any], error: SavannahError) -> Response[by
             instance=canonical_path(request.scope["path"]),
             **_members(error),
         ),
-        _headers(error),
+        {**_challenge_of(request, error), **headers_of(error)},
     )
 
 
