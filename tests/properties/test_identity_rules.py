@@ -378,6 +378,7 @@ def test_an_app_that_names_nothing_gets_the_usual_grants_and_no_choice_of_scopes
         redirect_uris=(),
         scopes=None,
         grant_types=(GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN),
+        first_party=False,
     )
 
 

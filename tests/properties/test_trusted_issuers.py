@@ -131,6 +131,7 @@ def without(claims, *names):
 
 
 def test_a_keycloak_token_gets_the_rights_of_its_realm_role():
+    assert read(KEYCLOAK, without(KEYCLOAK_CLAIMS, "azp"), JWT).client is None
     found = read(KEYCLOAK, KEYCLOAK_CLAIMS, JWT)
     assert (found.role, found.client) == (Role.STAFF, "till")
     assert found.permissions == ROLE_SCOPES[Role.STAFF]

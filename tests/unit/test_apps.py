@@ -105,10 +105,13 @@ def test_where_administrators_make_apps_nobody_else_does(play: Play) -> None:
 
 def test_a_broken_app_request_makes_no_app(play: Play) -> None:
     async def scene(office: Office) -> None:
-        refused = await refusal(office.app(name="", redirect_uris=["http://evil.example/"]))
+        refused = await refusal(
+            office.app(name="", redirect_uris=["http://evil.example/"], first_party={})
+        )
         assert isinstance(refused, Invalid)
         assert field_codes(refused) == {
             ("name", "blank"),
+            ("first_party", "wrong_type"),
             ("redirect_uris/0", "invalid_redirect_uri"),
         }
 

@@ -85,6 +85,7 @@ class Apps:
             redirect_uris=redirect_uris,
             scopes=scopes,
             grant_types=grant_types,
+            first_party=first_party,
         )
         allowed = _EVERY_SCOPE if asked.scopes is None else asked.scopes
         if asked.for_machines:
@@ -105,7 +106,7 @@ class Apps:
             redirect_uris=asked.redirect_uris,
             grant_types=asked.grant_types,
             scopes=allowed,
-            first_party=first_party and GrantType.AUTHORIZATION_CODE in asked.grant_types,
+            first_party=asked.first_party and GrantType.AUTHORIZATION_CODE in asked.grant_types,
             owner_id=None if by is None or by.user_id is None else UserId(by.user_id),
             created_at=self._clock.now(),
         )

@@ -225,22 +225,20 @@ class Client:
             elif value is None:
                 problems.add(name, "null_not_allowed", "This cannot be null")
         problems.raise_if_any()
-        first_party, is_active = (
-            problems.check(name, partial(_flag, changes.get(name, now)), default=now)
-            for name, now in (("first_party", self.first_party), ("is_active", self.is_active))
-        )
+        flag = partial(_flag, changes.get("is_active", self.is_active))
+        is_active = problems.check("is_active", flag, default=True)
         try:
             asked = AppRequest.parse(
                 client_type=self.client_type,
                 **{
                     name: changes.get(name, getattr(self, name))
-                    for name in ("name", "redirect_uris", "grant_types", "scopes")
+                    for name in ("name", "redirect_uris", "grant_types", "scopes", "first_party")
                 },
             )
         except Invalid as invalid:
             problems.extend(invalid)
             raise Invalid(problems.found) from None
-        if first_party and GrantType.AUTHORIZATION_CODE not in asked.grant_types:
+        if asked.first_party and GrantType.AUTHORIZATION_CODE not in asked.grant_types:
             problems.add("first_party", "invalid_choice", "This needs authorization_code")
         problems.raise_if_any()
         after = replace(
@@ -249,7 +247,7 @@ class Client:
             redirect_uris=asked.redirect_uris,
             grant_types=asked.grant_types,
             scopes=self.scopes if asked.scopes is None else asked.scopes,
-            first_party=first_party,
+            first_party=asked.first_party,
             is_active=is_active,
         )
         changed = tuple(name for name in changes if getattr(after, name) != getattr(self, name))
@@ -386,6 +384,7 @@ class AppRequest:
     redirect_uris: tuple[str, ...]
     scopes: frozenset[str] | None
     grant_types: tuple[GrantType, ...]
+    first_party: bool
 
     @classmethod
     def parse(
@@ -396,6 +395,7 @@ class AppRequest:
         redirect_uris: object = (),
         scopes: object = None,
         grant_types: object = None,
+        first_party: object = False,
     ) -> Self:
         """The rules on every field; None for grant types means the usual two.
 
@@ -423,6 +423,7 @@ class AppRequest:
             problems.add(
                 "grant_types", "invalid_choice", "A public client has no secret to get tokens with"
             )
+        own = problems.check("first_party", partial(_flag, first_party), default=False)
         title = problems.check("name", lambda: text.clean(name, most=APP_NAME_MAX), default="")
         problems.raise_if_any()
         return cls(
@@ -431,6 +432,7 @@ class AppRequest:
             redirect_uris=tuple(dict.fromkeys(uris)),
             scopes=None if wanted is None else expand(wanted),
             grant_types=tuple(grant for grant in GrantType if grant in grants),
+            first_party=own,
         )
 
     @property
