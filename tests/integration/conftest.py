@@ -152,7 +152,9 @@ class Shared:
 class Desk:
     """One desk with an HTTP client that speaks for whoever a test names."""
 
-    def __init__(self, shared, *, options, identity, business, checks, storage, simulator=None):
+    def __init__(
+        self, shared, *, options, identity, business, checks, storage, simulator=None, queues=None
+    ):
         self.clock = shared.clock
         self.tokens = shared.tokens
         self.clock.set(NOW)
@@ -200,6 +202,7 @@ class Desk:
             metrics=self.metrics,
             checks=checks,
             simulator=simulator,
+            queues=queues,
         )
         self._runner = asyncio.Runner()
         self.client = httpx.AsyncClient(
@@ -363,6 +366,7 @@ def open_desk(shared):
         checks=None,
         storage=None,
         simulator=None,
+        queues=None,
         **options,
     ):
         desks.append(
@@ -374,6 +378,7 @@ def open_desk(shared):
                 checks=checks or {},
                 storage=storage or MemoryStorage(),
                 simulator=simulator,
+                queues=queues,
             )
         )
         return desks[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Response, Router, asgi, route
 from litestar.config.cors import CORSConfig
@@ -25,6 +25,9 @@ from savannah.entrypoints.http.problems import with_head
 from savannah.entrypoints.http.requests import BODY_MAX
 from savannah.entrypoints.http.routes import API_PREFIX, API_ROUTES
 
+if TYPE_CHECKING:
+    from savannah.adapters.saq_queue.board import QueueBoard
+
 
 def create_app(
     savannah: Savannah,
@@ -35,10 +38,12 @@ def create_app(
     metrics: PrometheusMetrics,
     checks: Mapping[str, HealthCheck],
     simulator: ASGIApp | None = None,
+    queues: QueueBoard | None = None,
 ) -> Litestar:
     """The ASGI application of the REST door.
 
     Args:
+        queues: shown to administrators at `/admin/queues/` when given.
         simulator: mounted at `/simulator` when given.
     """
     door = Door(
@@ -55,6 +60,10 @@ def create_app(
         Router(prefix, route_handlers=[*_options(handlers), *handlers])
         for prefix, handlers in ((API_PREFIX, API_ROUTES), ("/", outside))
     ]
+    if queues is not None:
+        from savannah.entrypoints.http import queues as queue_pages  # with SAQ behind it
+
+        routes.append(queue_pages.routes(queues))
     if simulator is not None:
         routes.append(_mounted(simulator))
     app = Litestar(

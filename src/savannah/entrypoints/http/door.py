@@ -108,10 +108,11 @@ async def the_visitor(request: AnyRequest, door: TheDoor) -> Caller | None:
     token = None if operation.auth == "none" else bearer_token(request)
     if token is None:
         if operation.anonymous_limit:
-            await _count(request, door, f"address:{address_of(request)}", anonymous=True)
+            rate = door.options.rate_limit_auth
+            await count_request(request, door, f"address:{address_of(request)}", rate)
         return None
     caller = await door.identity.logins.authenticate(token, request_id=request_id_var.get())
-    await _count(request, door, caller.principal, anonymous=False)
+    await count_request(request, door, caller.principal, door.options.rate_limit)
     return caller
 
 
@@ -145,8 +146,8 @@ def address_of(request: AnyRequest) -> str:
     return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
 
 
-async def _count(request: AnyRequest, door: Door, key: str, *, anonymous: bool) -> None:
-    rate = door.options.rate_limit_auth if anonymous else door.options.rate_limit
+async def count_request(request: AnyRequest, door: Door, key: str, rate: Rate | None) -> None:
+    """Count a request against a limit. Raises: RateLimited."""
     if rate is None:
         return
     state: LimitState = await door.limiter.hit(f"http:{key}", rate)
