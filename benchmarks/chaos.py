@@ -1,8 +1,10 @@
 """Does Savannah lose anything? Orders, moves and opt-outs while its production parts are killed.
 
 Run by `uv run nox -s chaos`. Everything is real and private: a durable Postgres, Redis, two
-`savannah serve`, two `savannah worker`; the simulated gateway and the tills run in here. Ends with
-what was counted, and 1 for broken promises. A seed repeats the order of the faults, no timing.
+`savannah serve`, two `savannah worker`; the simulated gateway and the tills run in here. Processes
+are killed, servers stopped, frozen and emptied, connections cut, clocks set wrong, and the gateway
+hangs, fails, refuses and loses answers. Ends with what was counted, and 1 for broken promises. A
+seed repeats the order of the faults, no timing.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for servers and boo
 
 import servers
 from books import GatewayServer, Promise, imbalances, read, settled, verdict_of
+from database import cut
 from savannah.entrypoints.settings import environment_for_child
 from savannah.entrypoints.simulator import (
     Mode,
@@ -42,6 +45,10 @@ from savannah.entrypoints.simulator import (
 )
 
 TILLS: Final = 8
+SKEWED: Final = Path(servers.__file__).with_name("skewed.py")
+# As long as the longest absence that must be survived; once, and in long runs only.
+AWAY_S: Final = 30.0
+AWAY_FROM_S: Final = 120.0
 PATIENCE_S: Final = 2.0  # of a till, with one answer
 GIVE_UP_S: Final = 25.0  # of a till, with one request and all its repetitions
 START_S: Final = 30.0
@@ -72,11 +79,12 @@ REPORT_FAULTS: Final = (
 
 
 class Program:
-    """One `savannah` process that can be killed and started again."""
+    """One `savannah` process that can be killed and started again, with a clock of its own."""
 
     def __init__(self, name: str, arguments: list[str], folder: Path, env: dict[str, str]) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
+        self._clock = folder / f"{name}.clock"
         self._arguments = arguments
         self._folder = folder
         self._env = env
@@ -89,8 +97,8 @@ class Program:
             with self.log.open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
-                    "-m",
-                    "savannah",
+                    SKEWED,
+                    self._clock,
                     *self._arguments,
                     cwd=self._folder,
                     env=self._env,
@@ -106,6 +114,10 @@ class Program:
             if time.monotonic() > ends_at:
                 raise RuntimeError(f"{self.name} did not start: {self.log.read_text()[-2000:]}")
             await asyncio.sleep(0.3)
+
+    def set_clock(self, wrong_by_s: float) -> None:
+        """Let its machine's clock be wrong by so much from now on."""
+        self._clock.write_text(str(wrong_by_s))
 
     async def kill(self) -> None:
         """End it as a crash does."""
@@ -314,10 +326,45 @@ async def break_parts(parts: Parts, ledger: Ledger, ends_at: float) -> None:
         ledger.faults["Postgres crashed"] += 1
         await parts.at_servers(parts.postgres.kill, parts.postgres.start)
 
+    async def freeze_postgres() -> None:
+        ledger.faults["Postgres frozen"] += 1
+        await parts.at_servers(parts.postgres.freeze)
+        try:
+            await asyncio.sleep(chance.uniform(0.5, 3))
+        finally:
+            await parts.at_servers(parts.postgres.thaw)
+
+    async def cut_connections() -> None:
+        """Some within a transaction, if there are such."""
+        which = chance.choice(("true", "state <> 'idle'", "random() < 0.5"))
+        for _ in range(chance.randint(1, 5)):
+            ledger.faults["connections cut"] += await asyncio.to_thread(
+                cut, parts.database_url, which=which
+            )
+            await asyncio.sleep(chance.uniform(0, 0.2))
+
+    async def set_clocks() -> None:
+        for program in chance.sample([*parts.webs, *parts.workers], 2):
+            ledger.faults["clocks set wrong"] += 1
+            program.set_clock(chance.choice((-1, 1)) * chance.choice((2, 90, 3600)))
+        await asyncio.sleep(chance.uniform(0.5, 4))
+        if chance.random() < 0.5:
+            for program in (*parts.webs, *parts.workers):
+                program.set_clock(0)
+
+    async def take_redis_away() -> None:
+        faults.remove(take_redis_away)
+        ledger.faults[f"Redis away for {AWAY_S:g} s"] += 1
+        await parts.at_servers(parts.redis.kill)
+        await asyncio.sleep(AWAY_S)
+        await parts.at_servers(parts.redis.start)
+
     faults: list[Callable[[], Awaitable[None]]] = [
         kill_web, kill_worker, kill_both_workers, empty_redis, freeze_redis, restart_postgres,
-        crash_postgres,
+        crash_postgres, freeze_postgres, cut_connections, set_clocks,
     ]  # fmt: skip
+    if ends_at - time.monotonic() >= AWAY_FROM_S:
+        faults.append(take_redis_away)
     while time.monotonic() < ends_at:
         chance.shuffle(faults)
         for fault in faults:

@@ -180,6 +180,27 @@ async def test_a_failed_batch_is_logged_once_and_tried_again(url, name, ids, cap
     assert [record.name for record in errors] == ["savannah.queue"] * 2
 
 
+async def test_a_retry_waits_by_the_clock_of_redis_and_not_by_its_workers(
+    url, name, ids, monkeypatch
+):
+    """Fails when a worker says when it is due: a right clock would find it an hour too late."""
+    true_time, wrong = time.time, Desk()
+    wrong.failures = [ZeroDivisionError()]
+    with monkeypatch.context() as clocks:
+        clocks.setattr(time, "time", lambda: true_time() + 3600)
+        async with working(url, name, wrong) as (queue, _):
+            await queue.enqueue(ids[:1])
+            await until(lambda: wrong.batches)
+            async with Redis.from_url(url) as client:
+                while not await client.zcount(queue.saq._incomplete, 1, "inf"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+    right = Desk()
+    began_at = time.monotonic()
+    async with working(url, name, right):
+        await until(lambda: right.done or len(wrong.batches) > 1)
+    assert time.monotonic() - began_at < 15
+
+
 async def test_a_job_out_of_time_is_cut_off_and_given_to_somebody_again(url, name, ids):
     desk = Desk()
     desk.gate.clear()
