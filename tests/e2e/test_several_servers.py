@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import httpx
@@ -157,14 +158,17 @@ def test_a_key_whose_first_holder_was_killed_is_free_and_makes_one_order(several
     victim = desk.serve()
     texts = len(desk.texts())
     body, key = desk.order(item="Killed"), {"Idempotency-Key": "killed-holder"}
-    with held(desk.database_url, "SELECT 1 FROM customers WHERE id = $1 FOR UPDATE", desk.jane):
-        with httpx.Client(base_url=victim.url, trust_env=False) as client:
-            # Gives up waiting before the server does; the request goes on there.
-            with pytest.raises(httpx.ReadTimeout):
-                client.post("/api/orders/", json=body, headers={**desk.headers, **key}, timeout=0.5)
-            until(lambda: waiting(desk.database_url) == 1)
+    locked = "SELECT 1 FROM customers WHERE id = $1 FOR UPDATE"
+    with (
+        held(desk.database_url, locked, desk.jane),
+        httpx.Client(base_url=victim.url, trust_env=False) as client,
+        ThreadPoolExecutor(1) as caller,
+    ):
+        asked = caller.submit(client.post, "/api/orders/", json=body, headers=desk.headers | key)
+        until(lambda: waiting(desk.database_url) == 1)
         victim.process.kill()
         victim.process.wait()
+        assert isinstance(asked.exception(), httpx.TransportError)
     answers = at_once(several, [("killed-holder", body)] * 6)
     assert {answer.status_code for answer in answers} == {201}
     assert query(desk.database_url, "SELECT count(*) FROM orders WHERE item = 'Killed'") == 1

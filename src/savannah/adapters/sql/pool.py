@@ -120,7 +120,7 @@ class Pool:
     """
 
     def __init__(self, url: URL, settings: PostgresSettings) -> None:
-        self._engine = postgres_engine(url, settings)
+        self._engine = _postgres_engine(url, settings)
         self.statements: Final = Statements(self._engine.dialect)
         # Behind PgBouncer only a transaction keeps the steps of a statement on one connection,
         # and it is PgBouncer that does the pooling.
@@ -215,7 +215,7 @@ class Pool:
         return task
 
 
-def postgres_engine(url: URL, settings: PostgresSettings) -> AsyncEngine:
+def _postgres_engine(url: URL, settings: PostgresSettings) -> AsyncEngine:
     connect: dict[str, Any] = {
         "timeout": settings.wait.total_seconds(),
         # The server ends a long statement itself, unless it, or the network, has stopped.

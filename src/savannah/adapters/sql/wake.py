@@ -13,17 +13,16 @@ from datetime import timedelta
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]  # it ships none
-from sqlalchemy import exc
 
 from savannah.adapters.sql.engines import address_of
-from savannah.adapters.sql.pool import PostgresSettings, postgres_engine
+from savannah.adapters.sql.pool import FAILURES, Pool, PostgresSettings
 
 log = logging.getLogger("savannah.sql")
 
 _CHANNEL: Final = "savannah_wake"
 _AGAIN_AFTER_S: Final = 0.5
 _STILL_THERE_EVERY_S: Final = 15.0
-_AWAY: Final = (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+_AWAY: Final = (*FAILURES, asyncpg.PostgresError, asyncpg.InterfaceError)
 _PATIENCE: Final = timedelta(seconds=5)
 
 
@@ -42,9 +41,7 @@ class PostgresWakes:
             prepared_statements=True,
             replica_retry=_PATIENCE,
         )
-        self._engine = postgres_engine(address_of(url), settings).execution_options(
-            isolation_level="AUTOCOMMIT"
-        )
+        self._pool = Pool(address_of(url), settings)
         self._telling: asyncio.Task[None] | None = None
         self._tell_again = False
         self._listening: asyncio.Task[None] | None = None
@@ -61,8 +58,11 @@ class PostgresWakes:
         while self._tell_again:
             self._tell_again = False
             try:
-                async with self._engine.connect() as connection:
-                    await connection.exec_driver_sql(f"NOTIFY {_CHANNEL}")
+                seat = await self._pool.take()
+                try:
+                    await seat.execute(f"NOTIFY {_CHANNEL}")
+                finally:
+                    self._pool.give(seat)
             except _AWAY as error:
                 log.debug("a wake-up was lost", extra={"error": type(error).__name__})
 
@@ -79,21 +79,22 @@ class PostgresWakes:
             await asyncio.sleep(_AGAIN_AFTER_S)
 
     async def _listen_once(self, heard: Callable[[], None]) -> None:
-        async with self._engine.connect() as connection:
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            ended = asyncio.Event()
-            driver.add_termination_listener(lambda *_: ended.set())
-            try:
-                await driver.add_listener(_CHANNEL, lambda *_: heard())
-                heard()
-                while not ended.is_set():
-                    try:
-                        async with asyncio.timeout(_STILL_THERE_EVERY_S):
-                            await ended.wait()
-                    except TimeoutError:
-                        await driver.execute("SELECT 1")  # fails when the way there is broken
-            finally:
-                await connection.invalidate()
+        seat = await self._pool.take()
+        driver: Any = seat.driver
+        ended = asyncio.Event()
+        driver.add_termination_listener(lambda *_: ended.set())
+        try:
+            await driver.add_listener(_CHANNEL, lambda *_: heard())
+            heard()
+            while not ended.is_set():
+                try:
+                    async with asyncio.timeout(_STILL_THERE_EVERY_S):
+                        await ended.wait()
+                except TimeoutError:
+                    await driver.execute("SELECT 1")  # fails when the way there is broken
+        finally:
+            driver.terminate()  # what it listens to ends with it
+            self._pool.give(seat)
 
     async def close(self) -> None:
         """Neither tell nor hear any more."""
@@ -101,4 +102,4 @@ class PostgresWakes:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._engine.dispose()
+        await self._pool.close()

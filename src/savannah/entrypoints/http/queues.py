@@ -30,7 +30,6 @@ from savannah.entrypoints.http import problems
 from savannah.entrypoints.http.door import (
     AnyResponse,
     Door,
-    TheDoor,
     address_of,
     bearer_token,
     count_request,
@@ -76,9 +75,9 @@ def routes(board: QueueBoard) -> Router:
     }
 
     @get(["/", "/queues/{queue:str}", "/queues/{queue:str}/jobs/{job:str}"])
-    async def show(request: AnyRequest, door: TheDoor) -> AnyResponse:
+    async def show(request: AnyRequest) -> AnyResponse:
         try:
-            await _admin(request, door)
+            await _admin(request)
         except (Unauthenticated, InsufficientScope) as refusal:
             if MediaType.HTML in request.headers.get("accept", ""):
                 return _form(refusal)
@@ -86,8 +85,8 @@ def routes(board: QueueBoard) -> Router:
         return Response(page, media_type=MediaType.HTML, headers=page_headers)
 
     @get("/static/{name:str}")
-    async def asset(request: AnyRequest, door: TheDoor, name: _Text) -> AnyResponse:
-        await _admin(request, door)
+    async def asset(request: AnyRequest, name: _Text) -> AnyResponse:
+        await _admin(request)
         if name not in board.assets:
             raise NotFound("asset")
         kind, content = board.assets[name]
@@ -95,34 +94,35 @@ def routes(board: QueueBoard) -> Router:
         return Response(content, media_type=kind, headers=headers)
 
     @get("/api/queues")
-    async def queues(request: AnyRequest, door: TheDoor) -> AnyResponse:
-        await _admin(request, door)
+    async def queues(request: AnyRequest) -> AnyResponse:
+        await _admin(request)
         return json_response(await board.queues(), headers=_NOT_KEPT)
 
     @get("/api/queues/{queue:str}")
-    async def one(request: AnyRequest, door: TheDoor, queue: _Text) -> AnyResponse:
-        await _admin(request, door)
+    async def one(request: AnyRequest, queue: _Text) -> AnyResponse:
+        await _admin(request)
         return json_response(await board.queue(queue), headers=_NOT_KEPT)
 
     @get("/api/queues/{queue:str}/jobs/{job:str}")
-    async def job_(request: AnyRequest, door: TheDoor, queue: _Text, job: _Text) -> AnyResponse:
-        await _admin(request, door)
+    async def job_(request: AnyRequest, queue: _Text, job: _Text) -> AnyResponse:
+        await _admin(request)
         return json_response(await board.job(queue, job), headers=_NOT_KEPT)
 
     @post("/api/queues/{queue:str}/jobs/{job:str}/retry", status_code=200)
-    async def retry(request: AnyRequest, door: TheDoor, queue: _Text, job: _Text) -> AnyResponse:
-        await _admin(request, door)
+    async def retry(request: AnyRequest, queue: _Text, job: _Text) -> AnyResponse:
+        await _admin(request)
         await board.retry(queue, job)
         return json_response({}, headers=_NOT_KEPT)
 
     @post("/api/queues/{queue:str}/jobs/{job:str}/abort", status_code=200)
-    async def abort(request: AnyRequest, door: TheDoor, queue: _Text, job: _Text) -> AnyResponse:
-        await _admin(request, door)
+    async def abort(request: AnyRequest, queue: _Text, job: _Text) -> AnyResponse:
+        await _admin(request)
         await board.abort(queue, job)
         return json_response({}, headers=_NOT_KEPT)
 
     @post("/sign-in", status_code=200)
-    async def sign_in(request: AnyRequest, door: TheDoor) -> AnyResponse:
+    async def sign_in(request: AnyRequest) -> AnyResponse:
+        door = _door_of(request)
         rate = door.options.rate_limit_auth
         await count_request(request, door, f"address:{address_of(request)}", rate)
         fields = parse_qs((await read_body(request)).decode("latin-1"))
@@ -144,12 +144,18 @@ def routes(board: QueueBoard) -> Router:
 _Text = Annotated[str, Parameter()]
 
 
-async def _admin(request: AnyRequest, door: Door) -> Caller:
+def _door_of(request: AnyRequest) -> Door:
+    door = request.app.state["door"]
+    assert isinstance(door, Door)
+    return door
+
+
+async def _admin(request: AnyRequest) -> Caller:
     """The administrator who asks.
 
     Raises: Unauthenticated, InsufficientScope, RateLimited.
     """
-    token = bearer_token(request)
+    door, token = _door_of(request), bearer_token(request)
     if token is None and _from_our_page(request):
         token = request.cookies.get(COOKIE)
     if token is None:
