@@ -293,12 +293,18 @@ class OwnPostgres(PostgresServer, OwnServer):
         durable: keep what is committed even if the machine fails (fsync), as production does;
             slower.
         primary: what it follows as a replica that can be read from.
+        settings: of the server, over those that suit a test.
     """
 
     _at_once = signal.SIGQUIT
 
     def __init__(
-        self, binaries: Path, *, durable: bool = False, primary: OwnPostgres | None = None
+        self,
+        binaries: Path,
+        *,
+        durable: bool = False,
+        primary: OwnPostgres | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         # Postgres refuses to run as root; then everything it has belongs to nobody.
         nobody = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
@@ -310,6 +316,7 @@ class OwnPostgres(PostgresServer, OwnServer):
         self._binaries = binaries
         self._durable = durable
         self._primary = primary
+        self._settings = settings or {}
         self._data = self.folder / "data"
         if nobody is not None:
             os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
@@ -383,6 +390,7 @@ class OwnPostgres(PostgresServer, OwnServer):
             "max_wal_size": "256MB",
             "fsync": "on" if self._durable else "off",
             "full_page_writes": "on" if self._durable else "off",
+            **self._settings,
         }
         given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [self._binaries / "postgres", "-D", self._data, "-p", str(self.port), *given]
@@ -419,13 +427,15 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @contextmanager
-def own_postgres(*, durable: bool = False) -> Iterator[OwnPostgres]:
+def own_postgres(
+    *, durable: bool = False, settings: Mapping[str, str] | None = None
+) -> Iterator[OwnPostgres]:
     """A new server, for tests that stop, kill or slow it down.
 
     Raises:
         ServerMissing: as `postgres`.
     """
-    server = OwnPostgres(postgres_binaries(), durable=durable)
+    server = OwnPostgres(postgres_binaries(), durable=durable, settings=settings)
     try:
         yield server
     finally:

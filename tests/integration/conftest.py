@@ -153,7 +153,17 @@ class Desk:
     """One desk with an HTTP client that speaks for whoever a test names."""
 
     def __init__(
-        self, shared, *, options, identity, business, checks, storage, simulator=None, queues=None
+        self,
+        shared,
+        *,
+        options,
+        identity,
+        business,
+        checks,
+        storage,
+        simulator=None,
+        queues=None,
+        issuers=None,
     ):
         self.clock = shared.clock
         self.tokens = shared.tokens
@@ -184,6 +194,7 @@ class Desk:
             clock=self.clock,
             randomness=self.randomness,
             settings=identity,
+            issuers=issuers,
         )
         self.savannah = Savannah(
             customers=Customers(**world),
@@ -367,6 +378,7 @@ def open_desk(shared):
         storage=None,
         simulator=None,
         queues=None,
+        issuers=None,
         **options,
     ):
         desks.append(
@@ -379,6 +391,7 @@ def open_desk(shared):
                 storage=storage or MemoryStorage(),
                 simulator=simulator,
                 queues=queues,
+                issuers=issuers,
             )
         )
         return desks[-1]

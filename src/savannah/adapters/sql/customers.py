@@ -6,10 +6,21 @@ from collections.abc import Collection, Mapping
 from operator import eq, ge, lt
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Executable, Row, bindparam, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Row,
+    bindparam,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
 
-from savannah.adapters.sql.paging import Listing, Searched, read_search
-from savannah.adapters.sql.tables import CUSTOMER_NAME, customers, orders
+from savannah.adapters.sql.paging import Listing
+from savannah.adapters.sql.search import Search, SearchedTable, read_search
+from savannah.adapters.sql.tables import CUSTOMER_DOCUMENT, CUSTOMER_NAME, customers, orders
 from savannah.adapters.sql.transaction import Params, Transaction
 from savannah.application.ports import CustomerFilter, Customers, Lock
 from savannah.domain.customer import Customer, CustomerId, Reachability
@@ -70,10 +81,19 @@ _LISTING: Final = Listing(
         "archived": customers.c.archived_at.is_not(None),
     },
 )
-_SEARCHED: Final = Searched(
+SEARCHED_CUSTOMER: Final = SearchedTable(
     fields=(customers.c.name_folded, customers.c.email_folded, customers.c.code_folded),
+    document=CUSTOMER_DOCUMENT,
     phone=customers.c.phone,
     phone_digits=customers.c.phone_digits,
+)
+_SEARCH: Final = Search(
+    main=customers,
+    rows=customers,
+    id=customers.c.id,
+    updated_at=customers.c.updated_at,
+    tables=(SEARCHED_CUSTOMER,),
+    kept=true(),
 )
 
 
@@ -116,8 +136,14 @@ class SqlCustomers(Customers):
     async def search(
         self, query: SearchQuery, where: CustomerFilter, page: PageRequest
     ) -> Page[Customer]:
-        candidates = _LISTING.filtered(_SELECT, _wanted(where))
-        found = await read_search(self._transaction, candidates, _SEARCHED, query, page)
+        found = await read_search(
+            self._transaction,
+            _SEARCH,
+            query,
+            page,
+            columns=_SELECT,
+            conditions=_LISTING.conditions(_wanted(where)),
+        )
         return found.map(customer_of)
 
     async def open_orders(self, customer_id: CustomerId) -> int:

@@ -15,6 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
 
@@ -78,6 +79,10 @@ class Lane(Protocol):
     async def run(self, writes: Writes, work: Work[T]) -> T:
         """Do something with the connection itself."""
 
+    async def administer(self, work: Work[T]) -> T:
+        """Change the schema: on Postgres such work begins and ends transactions itself."""
+        return await self.run((), work)
+
     @abstractmethod
     async def commit(self, writes: Writes) -> None: ...
 
@@ -94,6 +99,10 @@ class Lanes(Protocol):
     @abstractmethod
     async def take(self, *, reading: Reading) -> Lane:
         """Raises: Unavailable, when none is free in time."""
+
+    @abstractmethod
+    def connections(self) -> tuple[int, int]:
+        """How many are in use now, and how many there may be."""
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -170,7 +179,12 @@ class _Seat:
         self._connection: Connection | None = None
 
     def do(self, work: Work[T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+        return asyncio.get_running_loop().run_in_executor(
+            self._thread,
+            copy_context().run,  # a span of the caller is the parent of what happens there
+            self._do,
+            work,
+        )
 
     def _do(self, work: Work[T]) -> T:
         if self._connection is None:
@@ -257,6 +271,9 @@ class _SeatPool:
             await self._count.acquire()
         return self._free.pop()
 
+    def connections(self) -> tuple[int, int]:
+        return len(self._all) - len(self._free), len(self._all)
+
     def put(self, seat: _Seat) -> None:
         self._free.append(seat)
         self._count.release()
@@ -285,6 +302,10 @@ class SqliteLanes(Lanes):
     async def take(self, *, reading: Reading) -> Lane:
         pool = self._readers if reading else self._writer
         return _SqliteLane(pool, await pool.take())
+
+    def connections(self) -> tuple[int, int]:
+        pools = (self._writer.connections(), self._readers.connections())
+        return sum(used for used, _ in pools), sum(most for _, most in pools)
 
     async def close(self) -> None:
         await self._readers.close()

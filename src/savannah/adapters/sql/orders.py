@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import attrgetter, ge, le, lt
 from typing import Any, Final
 
 from sqlalchemy import Column, Row, bindparam, func, insert, select, update
 
-from savannah.adapters.sql.paging import Listing, Searched, read_search
-from savannah.adapters.sql.tables import customers, notifications, orders
+from savannah.adapters.sql.customers import SEARCHED_CUSTOMER
+from savannah.adapters.sql.paging import Listing
+from savannah.adapters.sql.search import Search, SearchedTable, read_search
+from savannah.adapters.sql.tables import (
+    ORDER_DOCUMENT,
+    customers,
+    notifications,
+    orders,
+)
 from savannah.adapters.sql.transaction import Params, Transaction
 from savannah.application.ports import Lock, OrderFilter, Orders
 from savannah.domain.errors import NotFound
@@ -78,19 +86,23 @@ _LISTING: Final = Listing(
     },
     plain={},
 )
-_SEARCHED: Final = Searched(
-    fields=(
-        func.lower(orders.c.number),
-        orders.c.item_folded,
-        orders.c.notes_folded,
-        customers.c.name_folded,
-        customers.c.email_folded,
-        customers.c.code_folded,
+_WITH_CUSTOMER: Final = customers.c.id == orders.c.customer_id
+_SEARCH: Final = Search(
+    main=orders,
+    rows=orders.join(customers, _WITH_CUSTOMER),
+    id=orders.c.id,
+    updated_at=orders.c.updated_at,
+    tables=(
+        SearchedTable(
+            fields=(func.lower(orders.c.number), orders.c.item_folded, orders.c.notes_folded),
+            document=ORDER_DOCUMENT,
+            reference=orders.c.number_compact,
+        ),
+        SEARCHED_CUSTOMER,
     ),
-    phone=customers.c.phone,
-    phone_digits=customers.c.phone_digits,
-    reference=orders.c.number_compact,
+    kept=orders.c.deleted_at.is_(None),
 )
+_SEARCH_WITH_SMS: Final = replace(_SEARCH, main=_FROM, rows=_FROM.join(customers, _WITH_CUSTOMER))
 
 
 class SqlOrders(Orders):
@@ -121,8 +133,14 @@ class SqlOrders(Orders):
     async def search(
         self, query: SearchQuery, where: OrderFilter, page: PageRequest
     ) -> Page[Order]:
-        candidates = _LISTING.filtered(_SELECT_WITH_CUSTOMER, _wanted(where))
-        found = await read_search(self._transaction, candidates, _SEARCHED, query, page)
+        found = await read_search(
+            self._transaction,
+            _SEARCH_WITH_SMS if where.sms_status else _SEARCH,
+            query,
+            page,
+            columns=_SELECT_WITH_CUSTOMER,
+            conditions=_LISTING.conditions(_wanted(where)),
+        )
         return found.map(_order_of)
 
 

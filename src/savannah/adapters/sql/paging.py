@@ -1,4 +1,4 @@
-"""Keyset pages and ranked search over any select: one query a page, its count included."""
+"""Keyset pages over any select: one query a page, its count included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
-    case,
     false,
     func,
     literal,
@@ -24,7 +23,6 @@ from sqlalchemy import (
 )
 
 from savannah.adapters.sql.transaction import Transaction
-from savannah.domain.order import Reference
 from savannah.domain.paging import (
     COUNT_EXACT_TO,
     Page,
@@ -32,7 +30,6 @@ from savannah.domain.paging import (
     Position,
     SortValue,
 )
-from savannah.domain.search import Rank, SearchQuery
 
 _COUNTED: Final = "counted_rows"
 _SHAPES_MOST: Final = 200
@@ -81,9 +78,9 @@ class Listing:
         self._plain = plain
         self._made: dict[tuple[Any, ...], tuple[Select[Any], Select[Any]]] = {}
 
-    def filtered(self, found: Select[Any], wanted: Mapping[str, Any]) -> Select[Any]:
-        """Other rows by the same filters, with their values in the statement."""
-        return found.where(*(self._filter(name, value) for name, value in wanted.items()))
+    def conditions(self, wanted: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+        """The filters by themselves, with their values."""
+        return [self._filter(name, value) for name, value in wanted.items()]
 
     def _filter(self, name: str, value: Any) -> ColumnElement[bool]:
         if name in self._among:
@@ -136,7 +133,7 @@ class Listing:
             parameters: dict[str, Any] = {
                 name: bindparam(name, expanding=name in self._among) for name in names
             }
-            found = self.filtered(self._found, parameters)
+            found = self._found.where(*self.conditions(parameters))
             descending = request.ordering.descending
             keys = (
                 SortKey(self._orderings[request.ordering.name], descending),
@@ -216,7 +213,7 @@ def _page_of(
         *(key.column.desc() if key.descending is not backward else key.column.asc() for key in keys)
     )
     if place is not None:
-        page = page.where(_beyond(keys, place, backward=backward))
+        page = page.where(beyond(keys, place, backward=backward))
     if counting is not None:  # in the same statement, so that they agree and travel together
         page = page.add_columns(counting.scalar_subquery().label(_COUNTED))
     return page
@@ -233,9 +230,7 @@ def _exactly(number: int) -> ColumnElement[int]:
     return literal_column(str(number), Integer)
 
 
-def _beyond(
-    keys: Sequence[SortKey], place: Sequence[ColumnElement[Any]], *, backward: bool
-) -> ColumnElement[bool]:
+def beyond(keys: Sequence[SortKey], place: Sequence[Any], *, backward: bool) -> ColumnElement[bool]:
     """Rows after the place, or before it; the first key alone bounds what an index reads."""
     condition: ColumnElement[bool] = false()
     bound: ColumnElement[bool] = false()
@@ -246,85 +241,3 @@ def _beyond(
         bound = column <= at if downwards else column >= at
         condition = or_(past, and_(column == at, condition))
     return and_(bound, condition)
-
-
-# --- search --------------------------------------------------------------------------------------
-
-
-def _holds(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
-    """The column has the part somewhere."""
-    return column.like(f"%{_literally(part)}%", escape="\\")
-
-
-def _begins_word(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
-    """The column, or a word in it, begins with the part."""
-    return or_(
-        column.like(f"{_literally(part)}%", escape="\\"),
-        column.like(f"% {_literally(part)}%", escape="\\"),
-    )
-
-
-def _literally(part: str) -> str:
-    return part.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Searched:
-    """Where a search looks, all of it folded; mirrors `SearchQuery.match`."""
-
-    fields: Sequence[ColumnElement[Any]]
-    phone: ColumnElement[Any]
-    phone_digits: ColumnElement[Any]
-    reference: ColumnElement[Any] | None = None
-
-    def condition_and_rank(
-        self, query: SearchQuery
-    ) -> tuple[ColumnElement[bool], ColumnElement[int]]:
-        """Which rows match, and how well."""
-        exact = [column == query.text for column in self.fields]
-        if self.reference is not None and (symbols := Reference.compact(query.text)):
-            exact.append(self.reference == symbols)
-        if query.phone is not None:
-            exact.append(self.phone == query.phone)
-        anywhere: list[ColumnElement[bool]] = []
-        prefix: list[ColumnElement[bool]] = []
-        for token in query.tokens:
-            within = [_holds(column, token) for column in self.fields]
-            begins = [_begins_word(column, token) for column in self.fields]
-            if self.reference is not None and (symbols := Reference.compact(token)):
-                within.append(_holds(self.reference, symbols))
-            if (digits := query.digits_of(token)) is not None:
-                within.append(_holds(self.phone_digits, digits))
-                begins.append(_begins_word(self.phone_digits, digits))
-            anywhere.append(or_(*within))
-            prefix.append(or_(*begins))
-        rank = case(
-            (or_(*exact), literal(Rank.EXACT.value, Integer)),
-            (and_(*prefix), literal(Rank.PREFIX.value, Integer)),
-            else_=literal(Rank.SUBSTRING.value, Integer),
-        )
-        return or_(*exact, and_(*anywhere)), rank
-
-
-async def read_search(
-    transaction: Transaction,
-    found: Select[Any],
-    searched: Searched,
-    query: SearchQuery,
-    request: PageRequest,
-) -> Page[Row[Any]]:
-    """The page of the rows of `found` that match, best first, then newest, then by id."""
-    condition, rank = searched.condition_and_rank(query)
-    ranked = found.where(condition).add_columns(rank.label("rank")).subquery()
-    keys = (
-        SortKey(ranked.c.rank),
-        SortKey(ranked.c.updated_at, descending=True),
-        SortKey(ranked.c.id),
-    )
-    return await read_page(
-        transaction,
-        select(ranked),
-        keys,
-        request,
-        lambda row: (row.rank, row.updated_at),
-    )

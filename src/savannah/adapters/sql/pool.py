@@ -81,6 +81,15 @@ class Seat:
 
         return await self._answered(self.connection.run_sync(done))
 
+    async def administer(self, work: Work[T]) -> T:
+        """Work that begins and ends transactions itself. Raises: as `fetch`."""
+        raw: Any = await self.connection.get_raw_connection()
+        raw.dbapi_connection.autocommit = False
+        try:
+            return await self._answered(self.connection.run_sync(work))
+        finally:
+            raw.dbapi_connection.autocommit = True
+
     async def _answered(self, answer: Awaitable[T], text: str | None = None) -> T:
         try:
             return await answer
@@ -126,9 +135,14 @@ class Pool:
         # and it is PgBouncer that does the pooling.
         self.keeps: Final = settings.prepared_statements
         self._wait_s = settings.wait.total_seconds()
+        self.size: Final = settings.pool_size
         self._turns = asyncio.Semaphore(settings.pool_size)
         self._free: list[Seat] = []
         self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def in_use(self) -> int:
+        return self.size - self._turns._value  # noqa: SLF001  it has no other word for it
 
     async def take(self) -> Seat:
         """Raises: StatementFailed, OSError; TimeoutError, when none is free in time."""

@@ -45,6 +45,9 @@ class _TransactionLane(Lane):
         await self._written(self._pool.statements.of_writes(writes))
         return await self._seat.run(work)
 
+    async def administer(self, work: Work[T]) -> T:
+        return await self._seat.administer(work)
+
     async def commit(self, writes: Writes) -> None:
         steps = self._pool.statements.of_writes(writes)
         if len(steps) == 1 and not self._begun and self._pool.keeps:
@@ -185,6 +188,9 @@ class PostgresLanes(Lanes):
         if not isinstance(error, StatementFailed) or error.lost:
             self._replicas.failed(replica, error)
         return await self._reading(self._primary, reading)
+
+    def connections(self) -> tuple[int, int]:
+        return sum(pool.in_use for pool in self._pools), sum(pool.size for pool in self._pools)
 
     async def close(self) -> None:
         if self._replicas is not None:

@@ -121,6 +121,10 @@ class SqlStorage(Storage):
         """Raises: Unavailable."""
         await self.read(lambda connection: connection.execute(_PING).one())
 
+    def connections(self) -> tuple[int, int]:
+        """How many are in use now, and how many there may be."""
+        return self._lanes.connections()
+
     async def read(self, work: Work[T]) -> T:
         """Look at the primary database itself, as the schema check does.
 

@@ -18,15 +18,18 @@ from savannah.application.ports import Clock, RateLimiter
 from savannah.application.savannah import Savannah
 from savannah.domain.errors import SavannahError
 from savannah.entrypoints.http import openapi, ops, problems
+from savannah.entrypoints.http.deadline import Deadline
 from savannah.entrypoints.http.door import Door, HealthCheck, HttpOptions
 from savannah.entrypoints.http.gate import Gate
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.problems import with_head
 from savannah.entrypoints.http.requests import BODY_MAX
 from savannah.entrypoints.http.routes import API_PREFIX, API_ROUTES
+from savannah.entrypoints.watch import Watch
 
 if TYPE_CHECKING:
     from savannah.adapters.saq_queue.board import QueueBoard
+    from savannah.entrypoints.tracing import Tracing
 
 
 def create_app(
@@ -39,12 +42,16 @@ def create_app(
     checks: Mapping[str, HealthCheck],
     simulator: ASGIApp | None = None,
     queues: QueueBoard | None = None,
+    watch: Watch | None = None,
+    tracing: Tracing | None = None,
 ) -> Litestar:
     """The ASGI application of the REST door.
 
     Args:
         queues: shown to administrators at `/admin/queues/` when given.
         simulator: mounted at `/simulator` when given.
+        watch: what a scrape measures; by default the outbox alone.
+        tracing: records a span for each request.
     """
     door = Door(
         savannah=savannah,
@@ -54,6 +61,7 @@ def create_app(
         metrics=metrics,
         cursors=Cursors(options.cursor_key),
         checks=checks,
+        watch=watch or Watch(metrics, notifications=savannah.notifications),
     )
     outside = [*ops.ROUTES, *openapi.ROUTES]
     routes: list[Any] = [
@@ -81,12 +89,16 @@ def create_app(
         logging_config=None,
         debug=False,
     )
+    if options.request_timeout is not None:
+        # The simulator's faults include answers that do not come.
+        app.asgi_handler = Deadline(app.asgi_handler, options.request_timeout, exempt="/simulator/")
     app.asgi_handler = Gate(
         app.asgi_handler,
         options=options,
         metrics=metrics,
         # The mounted simulator and this service call each other by address.
         local=() if simulator is None else ("/simulator/", "/api/sms/"),
+        tracing=tracing,
     )
     return app
 

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from savannah.application.trace import request_id_var
 from savannah.domain.access import (
     IDENTITY_SCOPES,
     SCOPE_ALIASES,
@@ -42,7 +43,6 @@ from savannah.entrypoints.http.requests import (
     read_query,
     require_texts,
 )
-from savannah.entrypoints.logs import request_id_var
 
 TAG: Final = "Auth"
 

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from litestar import Response
 
+from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.application.idempotency import AlreadyDone, Once
 from savannah.application.revision import IfMatch
 from savannah.domain.errors import StaleVersion
@@ -86,7 +87,8 @@ def respond(rendered: Rendered) -> Response[bytes]:
     return JsonResponse(body, status_code=status, headers=headers)
 
 
-def replay(done: AlreadyDone) -> Response[bytes]:
+def replay(done: AlreadyDone, metrics: PrometheusMetrics) -> Response[bytes]:
     """The stored answer of the first call, marked as such."""
+    metrics.replayed()
     status, headers, body = msgspec.msgpack.decode(done.answer)
     return respond((status, {**headers, "Idempotent-Replayed": "true"}, body))

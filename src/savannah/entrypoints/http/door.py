@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
@@ -14,12 +15,19 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.application.ports import Clock, LimitState, RateLimiter
 from savannah.application.savannah import Identity, Savannah
+from savannah.application.trace import request_id_var
 from savannah.domain.access import Caller
-from savannah.domain.errors import AuthenticationRequired, BadQuery, InvalidToken, RateLimited
+from savannah.domain.errors import (
+    AuthenticationRequired,
+    BadQuery,
+    InvalidToken,
+    RateLimited,
+    Unauthenticated,
+)
 from savannah.domain.notification import Rate
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.requests import AnyRequest, Query, operation_of
-from savannah.entrypoints.logs import request_id_var
+from savannah.entrypoints.watch import Watch
 
 HealthCheck = Callable[[], Awaitable[object]]
 
@@ -37,6 +45,7 @@ class HttpOptions:
     rate_limit: Rate | None = None
     rate_limit_auth: Rate | None = None
     require_if_match: bool = False
+    request_timeout: timedelta | None = None
     cursor_key: bytes = field(repr=False)
     callback_token: str = field(repr=False)
 
@@ -47,6 +56,7 @@ class Door:
 
     Attributes:
         checks: health checks of parts besides storage, by name; each raises when its part is down.
+        watch: measures what a scrape shows besides the counters.
     """
 
     savannah: Savannah
@@ -56,6 +66,7 @@ class Door:
     metrics: PrometheusMetrics
     cursors: Cursors
     checks: Mapping[str, HealthCheck]
+    watch: Watch
 
     @property
     def identity(self) -> Identity:
@@ -91,7 +102,13 @@ class Door:
                 rate = self.options.rate_limit_auth
                 await count_request(request, self, f"address:{address_of(request)}", rate)
             return None
-        caller = await self.identity.logins.authenticate(token, request_id=request_id_var.get())
+        try:
+            caller = await self.identity.logins.authenticate(token, request_id=request_id_var.get())
+        except Unauthenticated:
+            # Guessing tokens has an end as well; nobody in particular pays for it but the address.
+            refused = f"refused:{address_of(request)}"
+            await count_request(request, self, refused, self.options.rate_limit)
+            raise
         await count_request(request, self, caller.principal, self.options.rate_limit)
         return caller
 

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from litestar import MediaType, Response, Router, get, post
 from litestar.params import Parameter
 
+from savannah.application.trace import request_id_var
 from savannah.domain.access import Caller, Role, Scope
 from savannah.domain.errors import (
     AuthenticationRequired,
@@ -36,7 +37,6 @@ from savannah.entrypoints.http.door import (
     json_response,
 )
 from savannah.entrypoints.http.requests import AnyRequest, read_body
-from savannah.entrypoints.logs import request_id_var
 
 if TYPE_CHECKING:
     from savannah.adapters.saq_queue.board import QueueBoard
@@ -162,7 +162,12 @@ async def _admin(request: AnyRequest) -> Caller:
         rate = door.options.rate_limit_auth
         await count_request(request, door, f"address:{address_of(request)}", rate)
         raise AuthenticationRequired
-    caller = await _require_admin(door, token)
+    try:
+        caller = await _require_admin(door, token)
+    except Unauthenticated:
+        refused = f"refused:{address_of(request)}"
+        await count_request(request, door, refused, door.options.rate_limit)
+        raise
     await count_request(request, door, caller.principal, door.options.rate_limit)
     return caller
 
