@@ -202,6 +202,20 @@ async def test_a_cluster_that_is_away_is_no_obstacle(prefix):
         assert await hits(limiter, 4) == [True] * 3 + [False]
 
 
+async def test_it_counts_over_tls_where_it_can_verify_the_server_and_alone_elsewhere(
+    tls_redis, prefix, caplog
+):
+    url = f"rediss://localhost:{tls_redis.port}/0"
+    trusted = f"{url}?ssl_ca_certs={tls_redis.authority}"
+    async with opened(trusted, prefix) as one, opened(trusted, prefix) as other:
+        assert await hits(one, 2) == [True] * 2
+        assert await hits(other, 2) == [True, False]
+    assert not caplog.records
+    async with opened(f"{url}?ssl_ca_certs={tls_redis.another}", prefix) as alone:
+        assert await hits(alone, 4) == [True] * 3 + [False]
+    assert "its certificate is not trusted" in caplog.text
+
+
 async def test_failed_logins_count_in_every_process(url, prefix):
     """The delay of an account begins wherever its passwords were guessed, and ends everywhere."""
     async with opened(url, prefix) as one, opened(url, prefix) as other:

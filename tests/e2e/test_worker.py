@@ -220,6 +220,29 @@ def test_an_order_is_texted_by_a_worker_and_the_report_comes_back(site, until):
     assert [site.taken(order) for order in orders] == [1, 1]
 
 
+def test_the_page_of_the_queue_is_there_and_for_administrators_only(site):
+    get = site.web.client.get
+    assert get("/admin/queues/").status_code == 401
+    assert get("/admin/queues/", headers=site.headers).status_code == 403  # staff
+    create = ("createsuperuser", "--username", "chief", "--email", "chief@example.com")
+    password = {"SAVANNAH_SUPERUSER_PASSWORD": "a long enough password"}
+    assert site.processes.run(*create, **site.settings, **password).returncode == 0
+    app = site.web.client.post("/api/auth/create-app/", json={"name": "Office"}).json()
+    login = site.web.client.post(
+        "/api/auth/login/",
+        json={
+            "username": "chief",
+            "password": "a long enough password",
+            "client_id": app["client_id"],
+            "client_secret": app["client_secret"],
+        },
+    )
+    chief = {"Authorization": f"Bearer {login.json()['access_token']}"}
+    assert "SAQ" in get("/admin/queues/", headers=chief).text
+    listed = get("/admin/queues/api/queues", headers=chief).json()
+    assert [queue["name"] for queue in listed["queues"]] == ["{savannah}"]
+
+
 # --- a worker is killed --------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import uvicorn
@@ -35,6 +35,10 @@ from savannah.entrypoints.slow_clients import ClientLimits, patient, sweep
 from savannah.entrypoints.supervisor import CannotStart, Child, ended_by_signals, supervise
 from savannah.entrypoints.worker import Carrier, LogoutRelay, Outbox
 from savannah.entrypoints.worker_page import worker_page
+
+if TYPE_CHECKING:
+    from savannah.adapters.saq_queue import SaqQueue
+    from savannah.adapters.saq_queue.board import QueueBoard
 
 log = logging.getLogger("savannah.serve")
 
@@ -198,9 +202,16 @@ def http_app(container: Container, *, simulator: ASGIApp | None = None) -> Lites
         # Database and outbox are looked at anyway.
         checks={"redis": _asked(container.queue().ping)} if settings.has_workers else {},
         simulator=simulator,
+        queues=_board_of(container.queue()) if settings.has_workers else None,
         watch=container.watch(),
         tracing=container.tracing(),
     )
+
+
+def _board_of(queue: SaqQueue) -> QueueBoard:
+    from savannah.adapters.saq_queue.board import QueueBoard
+
+    return QueueBoard(queue)
 
 
 def _asked(ping: Callable[[], Awaitable[None]]) -> HealthCheck:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -58,7 +57,8 @@ end
 return taken
 """
 # Each command comes with its length before it. A job that Redis forgot while it ran, and that was
-# queued anew meanwhile, is left alone by the end of its first run.
+# queued anew meanwhile, is left alone by the end of its first run. Redis says when a job is due, as
+# in _SCHEDULE: by the clock of one worker it might wait for an hour at another.
 _WRITE: Final = """
 local active, incomplete = KEYS[1], KEYS[2]
 local function finish(id, worker, started)
@@ -76,11 +76,24 @@ while at <= #ARGV do
     local length = tonumber(ARGV[at])
     if ARGV[at + 1] == 'FINISH' then
         finish(ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+    elseif ARGV[at + 1] == 'LATER' then
+        local due_at = redis.call('TIME')[1] + ARGV[at + 3]
+        redis.call('ZADD', incomplete, due_at, ARGV[at + 2])
     else
         redis.call(unpack(ARGV, at + 1, at + length))
     end
     at = at + length + 1
 end
+"""
+_SCHEDULE: Final = """
+local schedule, incomplete, queued = KEYS[1], KEYS[2], KEYS[3]
+if not redis.call('SET', schedule, 1, 'NX', 'EX', ARGV[1]) then return {} end
+local due = redis.call('ZRANGEBYSCORE', incomplete, 1, redis.call('TIME')[1])
+for _, id in ipairs(due) do
+    redis.call('ZADD', incomplete, 0, id)
+    redis.call('RPUSH', queued, id)
+end
+return due
 """
 _LIST: Final = """
 local jobs = {}
@@ -118,6 +131,7 @@ class Jobs(RedisQueue):
         self._take = client.register_script(_TAKE)
         self._apply = client.register_script(_WRITE)
         self._list = client.register_script(_LIST)
+        self._move_due = client.register_script(_SCHEDULE)
         self._taking = asyncio.Lock()
         self._takers = 0
         self._taken: deque[Job] = deque()
@@ -199,13 +213,15 @@ class Jobs(RedisQueue):
     async def _retry(self, job: Job, error: str | None) -> None:
         # SAQ's word for a worker that stops: the job itself is fine.
         delay_s = 0.0 if error == "cancelled" else job.next_retry_delay()
-        due_at = time.time() + delay_s if delay_s else 0
         await self._write(
             ("LREM", self._active, 1, job.id),
             ("LREM", self._queued, 1, job.id),
-            ("ZADD", self._incomplete, due_at, job.id),
             ("SET", job.id, self.serialize(job)),
-            *([] if due_at else [("RPUSH", self._queued, job.id)]),
+            *(
+                [("LATER", job.id, delay_s)]
+                if delay_s
+                else [("ZADD", self._incomplete, 0, job.id), ("RPUSH", self._queued, job.id)]
+            ),
         )
 
     async def notify(self, job: Job) -> None:
@@ -299,11 +315,15 @@ class Jobs(RedisQueue):
         return {id_ for id_, sign in zip(ids, found, strict=True) if sign is not None}
 
     async def schedule(self, lock: int = 1) -> list[str]:
+        """Queue the retries whose time has come."""
         try:
-            return await super().schedule(lock)
+            due = await self._move_due(
+                keys=[self._schedule, self._incomplete, self._queued], args=[lock]
+            )
         except AWAY as error:
             self._trouble.say(error)
             return []
+        return [id_.decode() for id_ in due]
 
     async def jobs(self, job_keys: Iterable[str]) -> list[Job | None]:
         try:

@@ -177,6 +177,8 @@ class Pool:
         """The first value of the first row. Raises: as `take`."""
         seat = await self.take()
         try:
+            if not self.keeps:
+                await seat.execute("BEGIN")
             return (await seat.fetch(question, {}))[0][0]
         finally:
             self.give(seat)

@@ -105,7 +105,8 @@ class Door:
         shown = None if operation.auth == "none" else access_token(request)
         if shown is None:
             if operation.anonymous_limit:
-                await _count(request, self, f"address:{address_of(request)}", anonymous=True)
+                rate = self.options.rate_limit_auth
+                await count_request(request, self, f"address:{address_of(request)}", rate)
             return None
         try:
             caller = await self.identity.logins.authenticate(
@@ -115,9 +116,10 @@ class Door:
             )
         except Unauthenticated:
             # Guessing tokens has an end as well; nobody in particular pays for it but the address.
-            await _count(request, self, f"refused:{address_of(request)}", anonymous=False)
+            refused = f"refused:{address_of(request)}"
+            await count_request(request, self, refused, self.options.rate_limit)
             raise
-        await _count(request, self, caller.principal, anonymous=False)
+        await count_request(request, self, caller.principal, self.options.rate_limit)
         return caller
 
     def require_left(self, state: LimitState) -> None:
@@ -215,8 +217,8 @@ def address_of(request: AnyRequest) -> str:
     return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
 
 
-async def _count(request: AnyRequest, door: Door, key: str, *, anonymous: bool) -> None:
-    rate = door.options.rate_limit_auth if anonymous else door.options.rate_limit
+async def count_request(request: AnyRequest, door: Door, key: str, rate: Rate | None) -> None:
+    """Count a request against a limit. Raises: RateLimited."""
     if rate is None:
         return
     state: LimitState = await door.limiter.hit(f"http:{key}", rate)
