@@ -88,6 +88,14 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def pgbouncer(session: nox.Session) -> None:
+    """Storage through a real PgBouncer in transaction mode: `apt-get install pgbouncer` first."""
+    tools(session)
+    suites = sorted(str(path) for path in Path("tests/contract").glob("test_storage_*.py"))
+    session.run("pytest", "--pooler", "tests/pooler", *suites, *session.posargs)
+
+
+@nox.session(python=False)
 def lock(session: nox.Session) -> None:
     """Take the newest versions: the pins in pyproject.toml and the hashed requirements.lock."""
     project = ROOT / "pyproject.toml"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -32,7 +32,7 @@ from savannah.application.customers import Customers
 from savannah.application.identity import IdentitySettings
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
-from savannah.application.ports import JobQueue, RateLimiter, Sms, SmsGateway
+from savannah.application.ports import Clock, JobQueue, RateLimiter, Sms, SmsGateway
 from savannah.application.reports import Reports
 from savannah.application.savannah import Identity, Savannah
 from savannah.domain.errors import Unavailable
@@ -206,7 +206,7 @@ class Container(containers.DeclarativeContainer):
     storage = providers.Dependency(instance_of=SqlStorage)
     tracing: providers.Object[Any] = providers.Object(None)  # a `Tracing`, where it is on
 
-    clock = providers.Singleton(SystemClock)
+    clock: providers.Provider[Clock] = providers.Singleton(SystemClock)
     randomness = providers.Singleton(SystemRandomness)
     registry = providers.Selector(
         providers.Callable(lambda place: "shared" if place.in_company else "own", place),
@@ -324,13 +324,23 @@ async def opened(
         storage=providers.Object(storage),
         tracing=providers.Object(tracing),
     )
+    closing = AsyncExitStack()
     try:
         if not await schema_is_current(storage):
             if not settings.embedded:
                 raise Unavailable("The database has an old schema or none: run `savannah migrate`")
             await migrate(settings.database_url)
+        if not settings.embedded:
+            # Several machines may work on it, and each one's own clock may be wrong.
+            from savannah.adapters.sql.clock import DatabaseClock
+
+            clock = DatabaseClock(storage)
+            await clock.start()
+            closing.push_async_callback(clock.stop)
+            container.clock.override(providers.Object(clock))
         yield container
     finally:
+        await closing.aclose()
         gateway = container.gateway()
         if isinstance(gateway, AfricasTalking):
             await gateway.aclose()

@@ -236,9 +236,20 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
                 container.notifications(),
                 container.queue(),
                 _traced(container, container.queue()),
+                clock=container.clock(),
                 watch=container.metrics().relayed,
             )
             stack.push_async_callback(outbox.stop, grace=GRACE)
+
+        if settings.wakes_by_database:
+            from savannah.adapters.sql.wake import PostgresWakes
+
+            wakes = PostgresWakes(settings.database_url)
+            stack.push_async_callback(wakes.close)
+            if job.sends:
+                wakes.listen(container.queue().wake)
+            else:
+                container.queue().pass_on(wakes.tell)
 
         async def quiet() -> None:
             if outbox is not None and job.mounts_simulator:
@@ -385,6 +396,7 @@ async def _work_here(
                 container.notifications(),
                 container.queue(),
                 _traced(container, SaqWorker(jobs, concurrency=concurrency)),
+                clock=container.clock(),
                 watch=container.metrics().relayed,
             )
             watch = container.watch()

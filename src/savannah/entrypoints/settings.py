@@ -103,6 +103,14 @@ class Settings:
         return self.redis_url is not None and not self.embedded
 
     @property
+    def wakes_by_database(self) -> bool:
+        """Whether processes tell each other through Postgres that something is due.
+
+        Nobody can listen behind PgBouncer; there relays look every second.
+        """
+        return not self.embedded and not self.has_workers and self.database_prepared_statements
+
+    @property
     def hosts(self) -> tuple[str, ...]:
         """The names this service answers to."""
         if self.allowed_hosts is not None:

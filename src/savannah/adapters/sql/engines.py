@@ -79,6 +79,10 @@ class Lane(Protocol):
     async def run(self, writes: Writes, work: Work[T]) -> T:
         """Do something with the connection itself."""
 
+    async def administer(self, work: Work[T]) -> T:
+        """Change the schema: on Postgres such work begins and ends transactions itself."""
+        return await self.run((), work)
+
     @abstractmethod
     async def commit(self, writes: Writes) -> None: ...
 
@@ -113,36 +117,37 @@ def open_lanes(
     lock_timeout: timedelta,
     prepared_statements: bool,
     replicas: tuple[str, ...] = (),
-    replica_lag: timedelta = timedelta(seconds=5),
+    replica_retry: timedelta = timedelta(seconds=5),
 ) -> Lanes:
     """The database behind a URL; nothing is connected yet.
 
     Raises: ValueError, for a URL that is neither SQLite's nor Postgres's.
     """
-    parsed = _parsed(url)
-    if parsed.drivername == "sqlite":
+    address = address_of(url)
+    if address.drivername == "sqlite":
         if replicas:
             raise ValueError("only Postgres has replicas")
-        return SqliteLanes(parsed, readers=min(pool_size, _READERS_MAX), wait=wait, busy=wait)
+        return SqliteLanes(address, readers=min(pool_size, _READERS_MAX), wait=wait, busy=wait)
     # Imported where it is needed: the driver's dialect and SQLAlchemy's asyncio part, with the
     # ORM behind it, would be half a second of every start on the embedded default.
     from savannah.adapters.sql import pool, postgres
 
     return postgres.PostgresLanes(
-        parsed,
-        [_parsed(replica) for replica in replicas],
+        address,
+        [address_of(replica) for replica in replicas],
         pool.PostgresSettings(
             pool_size=pool_size,
             wait=wait,
             statement_timeout=statement_timeout,
             lock_timeout=lock_timeout,
             prepared_statements=prepared_statements,
-            replica_lag=replica_lag,
+            replica_retry=replica_retry,
         ),
     )
 
 
-def _parsed(url: str) -> URL:
+def address_of(url: str) -> URL:
+    """A database URL with the driver we use. Raises: ValueError."""
     try:
         parsed = make_url(url)
     except exc.ArgumentError:

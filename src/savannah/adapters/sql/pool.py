@@ -32,7 +32,7 @@ class PostgresSettings:
     statement_timeout: timedelta
     lock_timeout: timedelta
     prepared_statements: bool
-    replica_lag: timedelta
+    replica_retry: timedelta
 
 
 class Seat:
@@ -80,6 +80,15 @@ class Seat:
                 connection.rollback()  # of what SQLAlchemy believes; nothing is sent
 
         return await self._answered(self.connection.run_sync(done))
+
+    async def administer(self, work: Work[T]) -> T:
+        """Work that begins and ends transactions itself. Raises: as `fetch`."""
+        raw: Any = await self.connection.get_raw_connection()
+        raw.dbapi_connection.autocommit = False
+        try:
+            return await self._answered(self.connection.run_sync(work))
+        finally:
+            raw.dbapi_connection.autocommit = True
 
     async def _answered(self, answer: Awaitable[T], text: str | None = None) -> T:
         try:
@@ -164,11 +173,11 @@ class Pool:
         self._put(seat)
         return None
 
-    async def ask(self, question: Executable, **values: Any) -> Any:
+    async def ask(self, question: Executable) -> Any:
         """The first value of the first row. Raises: as `take`."""
         seat = await self.take()
         try:
-            return (await seat.fetch(question, values))[0][0]
+            return (await seat.fetch(question, {}))[0][0]
         finally:
             self.give(seat)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -28,14 +29,11 @@ _BEGIN_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 class _TransactionLane(Lane):
     """One connection and one transaction."""
 
-    def __init__(
-        self, pool: Pool, seat: Seat, begin: str, committed: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, pool: Pool, seat: Seat, begin: str) -> None:
         self._pool = pool
         self._seat = seat
         self._begin = begin
         self._begun = False
-        self._committed = committed
 
     async def fetch(
         self, writes: Writes, statement: Executable, values: Mapping[str, Any]
@@ -47,17 +45,16 @@ class _TransactionLane(Lane):
         await self._written(self._pool.statements.of_writes(writes))
         return await self._seat.run(work)
 
+    async def administer(self, work: Work[T]) -> T:
+        return await self._seat.administer(work)
+
     async def commit(self, writes: Writes) -> None:
         steps = self._pool.statements.of_writes(writes)
-        try:
-            if len(steps) == 1 and not self._begun and self._pool.keeps:
-                await self._seat.write(steps)  # a statement by itself is a transaction
-            else:
-                await self._written(steps)
-                await self._seat.execute("COMMIT")
-        finally:
-            if self._committed is not None:
-                self._committed()  # where it failed, perhaps all the same
+        if len(steps) == 1 and not self._begun and self._pool.keeps:
+            await self._seat.write(steps)  # a statement by itself is a transaction
+        else:
+            await self._written(steps)
+            await self._seat.execute("COMMIT")
 
     async def _written(self, steps: Sequence[tuple[str, list[list[Any]]]]) -> None:
         if not self._begun:
@@ -149,15 +146,28 @@ class PostgresLanes(Lanes):
 
     def __init__(self, url: URL, replicas: list[URL], settings: PostgresSettings) -> None:
         self._primary = Pool(url, settings)
-        pools = [Pool(replica, settings) for replica in replicas]
-        self._pools = [self._primary, *pools]
-        self._replicas = Replicas(self._primary, pools, lag=settings.replica_lag)
+        self._pools = [self._primary]
+        self._replicas: Replicas | None = None
+        if replicas:
+            # Nobody who asks how far a server is should have to wait for those who work there.
+            alone = replace(settings, pool_size=1)
+            watch, *watches = (Pool(each, alone) for each in (url, *replicas))
+            pools = [Pool(replica, settings) for replica in replicas]
+            self._pools += [*pools, watch, *watches]
+            served = enumerate(zip(pools, watches, strict=True), 1)
+            self._replicas = Replicas(
+                watch,
+                [Replica(number, *both) for number, both in served],
+                retry=settings.replica_retry,
+            )
 
     async def take(self, *, reading: Reading) -> Lane:
         if not reading:
             seat = await self._primary.take()
-            return _TransactionLane(self._primary, seat, _BEGIN, self._replicas.committed)
-        replica = None if reading == "fresh" else self._replicas.pick()
+            return _TransactionLane(self._primary, seat, _BEGIN)
+        if self._replicas is None or reading == "fresh":
+            return await self._reading(self._primary, reading)
+        replica = await self._replicas.pick()
         if replica is None:
             return await self._reading(self._primary, reading)
         instead = partial(self._instead_of, replica, reading)
@@ -174,6 +184,7 @@ class PostgresLanes(Lanes):
 
     async def _instead_of(self, replica: Replica, reading: Reading, error: Exception) -> Lane:
         # One that is only in the way of what it replays, or has an older schema, goes on.
+        assert self._replicas is not None
         if not isinstance(error, StatementFailed) or error.lost:
             self._replicas.failed(replica, error)
         return await self._reading(self._primary, reading)
@@ -182,6 +193,7 @@ class PostgresLanes(Lanes):
         return sum(pool.in_use for pool in self._pools), sum(pool.size for pool in self._pools)
 
     async def close(self) -> None:
-        await self._replicas.close()
+        if self._replicas is not None:
+            await self._replicas.close()
         for pool in self._pools:
             await pool.close()

@@ -95,6 +95,11 @@ class Transaction:
         writes = self._taken()
         return await self._attempt(lambda lane: lane.run(writes, work))
 
+    async def administer(self, work: Work[T]) -> T:
+        """Change the schema, as the first and only thing."""
+        self._require_open()
+        return await self._attempt(lambda lane: lane.administer(work))
+
     async def flush(self) -> None:
         """Write what waits now, to learn now whether it can be written."""
         await self.run(lambda _: None)

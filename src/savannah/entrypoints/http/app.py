@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Response, Router, asgi, route
 from litestar.config.cors import CORSConfig
-from litestar.di import Provide
+from litestar.datastructures import State
 from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
@@ -19,7 +19,7 @@ from savannah.application.savannah import Savannah
 from savannah.domain.errors import SavannahError
 from savannah.entrypoints.http import openapi, ops, problems
 from savannah.entrypoints.http.deadline import Deadline
-from savannah.entrypoints.http.door import Door, HealthCheck, HttpOptions, the_caller, the_visitor
+from savannah.entrypoints.http.door import Door, HealthCheck, HttpOptions
 from savannah.entrypoints.http.gate import Gate
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.problems import with_head
@@ -69,11 +69,7 @@ def create_app(
         routes.append(_mounted(simulator))
     app = Litestar(
         routes,
-        dependencies={
-            "door": Provide(lambda: door, sync_to_thread=False),
-            "caller": Provide(the_caller),
-            "visitor": Provide(the_visitor),
-        },
+        state=State({"door": door}, deep_copy=False),
         exception_handlers={
             SavannahError: problems.refuse,
             problems.DoorError: problems.refuse_shape,
