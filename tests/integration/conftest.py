@@ -152,7 +152,9 @@ class Shared:
 class Desk:
     """One desk with an HTTP client that speaks for whoever a test names."""
 
-    def __init__(self, shared, *, options, identity, business, checks, storage, simulator=None):
+    def __init__(
+        self, shared, *, options, identity, business, checks, storage, simulator=None, issuers=None
+    ):
         self.clock = shared.clock
         self.tokens = shared.tokens
         self.clock.set(NOW)
@@ -182,6 +184,7 @@ class Desk:
             clock=self.clock,
             randomness=self.randomness,
             settings=identity,
+            issuers=issuers,
         )
         self.savannah = Savannah(
             customers=Customers(**world),
@@ -363,6 +366,7 @@ def open_desk(shared):
         checks=None,
         storage=None,
         simulator=None,
+        issuers=None,
         **options,
     ):
         desks.append(
@@ -374,6 +378,7 @@ def open_desk(shared):
                 checks=checks or {},
                 storage=storage or MemoryStorage(),
                 simulator=simulator,
+                issuers=issuers,
             )
         )
         return desks[-1]

@@ -9,6 +9,7 @@ import pytest
 
 from office import HERE, PASSWORD, Office, Play, changed, field_codes, refusal
 from savannah.application.identity import IdentitySettings
+from savannah.application.ports import UserFilter
 from savannah.domain.access import Caller, Role
 from savannah.domain.errors import (
     InsufficientScope,
@@ -24,6 +25,7 @@ from savannah.domain.errors import (
 from savannah.domain.identity import (
     UserId,
 )
+from savannah.domain.paging import Ordering, PageRequest
 
 # --- registration ---------------------------------------------------------------------------------
 
@@ -316,8 +318,12 @@ def test_managers_and_the_operator_see_everybody(play: Play) -> None:
         john = await office.john()
         boss = await office.boss()
         for by in (boss, None):
-            users = await office.accounts.list_users(by=by)
-            assert [user.username for user in users] == ["boss", "johndoe"]
+            page = PageRequest(ordering=Ordering("username"))
+            found = await office.accounts.list_users(UserFilter(), page, by=by)
+            assert [user.username for user in found.items] == ["boss", "johndoe"]
+            where = UserFilter(login=["JOHN@example.com"])
+            found = await office.accounts.list_users(where, PageRequest(), by=by)
+            assert found.items == (john,)
             assert await office.accounts.get_user(john.id, by=by) == john
         assert isinstance(
             await refusal(office.accounts.get_user(UserId(uuid4()), by=boss)), NotFound
@@ -331,7 +337,7 @@ def test_nobody_else_manages_accounts(play: Play) -> None:
         john = await office.john()
         staff = Caller.staff("user:x")
         attempts = [
-            office.accounts.list_users(by=staff),
+            office.accounts.list_users(UserFilter(), PageRequest(), by=staff),
             office.accounts.get_user(john.id, by=staff),
             office.accounts.set_role("johndoe", Role.ADMIN, by=staff),
             office.accounts.set_active(john.id, False, by=staff),

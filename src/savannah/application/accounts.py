@@ -5,12 +5,18 @@ Passwords are hashed outside any transaction, because that is slow on purpose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
-from savannah.application.identity import AuditLog, IdentitySettings, LoginLock
-from savannah.application.ports import Clock, PasswordHasher, Randomness, Storage, UnitOfWork
+from savannah.application.identity import OPERATOR, AuditLog, IdentitySettings, LoginLock
+from savannah.application.ports import (
+    Clock,
+    PasswordHasher,
+    Randomness,
+    Storage,
+    UnitOfWork,
+    UserFilter,
+)
 from savannah.domain.access import Caller, Role, Scope
 from savannah.domain.errors import (
     Invalid,
@@ -28,8 +34,7 @@ from savannah.domain.identity import (
     typed_password,
 )
 from savannah.domain.identity import new_password as check_new_password
-
-OPERATOR: Final = "operator"
+from savannah.domain.paging import Page, PageRequest
 
 
 class Accounts:
@@ -234,11 +239,13 @@ class Accounts:
                 address=address,
             )
 
-    async def list_users(self, *, by: Caller | None) -> Sequence[User]:
-        """Everybody, by user name; None is the operator. Raises: InsufficientScope."""
+    async def list_users(
+        self, where: UserFilter, page: PageRequest, *, by: Caller | None
+    ) -> Page[User]:
+        """The accounts; None is the operator. Raises: InsufficientScope."""
         _require_manager(by)
         async with self._storage(reading=True) as uow:
-            return await uow.users.list()
+            return await uow.users.page(where, page)
 
     async def get_user(self, user_id: UserId, *, by: Caller | None) -> User:
         """One account; None is the operator. Raises: InsufficientScope, NotFound."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from savannah.application.identity import AuditLog, IdentitySettings
-from savannah.application.ports import Clock, Randomness, Storage
+from savannah.application.identity import OPERATOR, AuditLog, IdentitySettings
+from savannah.application.ports import (
+    ClientFilter,
+    Clock,
+    Lock,
+    Randomness,
+    Storage,
+    UnitOfWork,
+)
 from savannah.domain.access import IDENTITY_SCOPES, ROLE_SCOPES, Caller, Role, Scope
-from savannah.domain.errors import AuthenticationRequired, InsufficientScope
+from savannah.domain.errors import AuthenticationRequired, InsufficientScope, NotFound
 from savannah.domain.identity import (
     ALPHANUMERIC,
     SECRET_LENGTH,
@@ -18,7 +25,9 @@ from savannah.domain.identity import (
     GrantType,
     UserId,
     digest,
+    is_plain,
 )
+from savannah.domain.paging import Page, PageRequest
 
 _CLIENT_ID_LENGTH: Final = 32
 _EVERY_SCOPE: Final = frozenset({*IDENTITY_SCOPES, *(scope.value for scope in Scope)})
@@ -84,9 +93,7 @@ class Apps:
             if asked.scopes is None:
                 staff = ROLE_SCOPES[Role.STAFF] & by.permissions
                 allowed = frozenset({*IDENTITY_SCOPES, *(scope.value for scope in staff)})
-            for scope in Scope:
-                if scope in allowed:
-                    by.require(scope)
+            _require_all(by, allowed)
         confidential = asked.client_type is ClientType.CONFIDENTIAL
         secret = self._randomness.symbols(ALPHANUMERIC, SECRET_LENGTH) if confidential else None
         client = Client(
@@ -114,6 +121,93 @@ class Apps:
             await uow.commit()
         return client, secret
 
+    async def list_clients(
+        self, where: ClientFilter, page: PageRequest, *, by: Caller | None
+    ) -> Page[Client]:
+        """The apps; None is the operator. Raises: InsufficientScope."""
+        _require_manager(by)
+        async with self._storage(reading=True) as uow:
+            return await uow.clients.page(where, page)
+
+    async def get_client(self, client_id: str, *, by: Caller | None) -> Client:
+        """One app; None is the operator. Raises: InsufficientScope, NotFound."""
+        _require_manager(by)
+        async with self._storage(reading=True) as uow:
+            return await _found(uow, client_id)
+
+    async def change_client(
+        self, client_id: str, changes: Mapping[str, object], *, by: Caller | None
+    ) -> Client:
+        """Change what an app is called and may do, or whether it may do anything.
+
+        That is `name`, `redirect_uris`, `grant_types`, `scopes`, `first_party` and `is_active`.
+        One that is not active gets no tokens, and those it has stop at their next use. As when an
+        app is made, nobody gives one that gets tokens of its own more than they have.
+
+        Args:
+            by: None is the operator of this installation.
+
+        Raises:
+            InsufficientScope, NotFound; Invalid with every broken, unknown or read-only field.
+        """
+        _require_manager(by)
+        async with self._storage() as uow:
+            client = await _found(uow, client_id, lock="update")
+            after, changed = client.administered(changes)
+            if not changed:
+                return client
+            if by is not None and GrantType.CLIENT_CREDENTIALS in after.grant_types:
+                before = client.scopes if _is_machine(client) else frozenset[str]()
+                _require_all(by, after.scopes - before)
+            await uow.clients.save(after)
+            fields = [name for name in changed if name != "is_active"]
+            if fields:
+                await self._record(uow, "client.updated", client, by, fields=fields)
+            if "is_active" in changed:
+                action = "client.enabled" if after.is_active else "client.disabled"
+                await self._record(uow, action, client, by)
+            await uow.commit()
+        return after
+
+    async def rotate_secret(self, client_id: str, *, by: Caller | None) -> tuple[Client, str]:
+        """Give an app a new secret, shown this once; the one before goes on until it is removed.
+
+        One that is older ends. None is the operator.
+
+        Raises:
+            InsufficientScope, NotFound; Invalid for a public app.
+        """
+        _require_manager(by)
+        secret = self._randomness.symbols(ALPHANUMERIC, SECRET_LENGTH)
+        async with self._storage() as uow:
+            client = await _found(uow, client_id, lock="update")
+            after = client.with_secret(secret)
+            await uow.clients.save(after)
+            await self._record(uow, "client.secret_added", client, by, secret=after.secret_ids[0])
+            await uow.commit()
+        return after, secret
+
+    async def remove_secret(self, client_id: str, secret_id: str, *, by: Caller | None) -> Client:
+        """End one of an app's secrets at once. None is the operator.
+
+        Raises:
+            InsufficientScope; NotFound for the app and for the secret; LastSecret.
+        """
+        _require_manager(by)
+        async with self._storage() as uow:
+            client = await _found(uow, client_id, lock="update")
+            after = client.without_secret(secret_id)
+            await uow.clients.save(after)
+            await self._record(uow, "client.secret_removed", client, by, secret=secret_id)
+            await uow.commit()
+        return after
+
+    async def _record(
+        self, uow: UnitOfWork, action: str, client: Client, by: Caller | None, **data: object
+    ) -> None:
+        actor, request_id = (by.principal, by.request_id) if by else (OPERATOR, None)
+        await self._audit.record(uow, action, client.id, actor, request_id, **data)
+
     def require_app_maker(self, by: Caller | None) -> None:
         """Whether this caller may make apps at all; a door asks before it looks at what was typed.
 
@@ -124,3 +218,25 @@ class Apps:
             if by is None:
                 raise AuthenticationRequired
             by.require(Scope.APPS_MANAGE)
+
+
+def _require_manager(by: Caller | None) -> None:
+    if by is not None:
+        by.require(Scope.APPS_MANAGE)
+
+
+def _require_all(by: Caller, scopes: Collection[str]) -> None:
+    for scope in Scope:
+        if scope in scopes:
+            by.require(scope)
+
+
+def _is_machine(client: Client) -> bool:
+    return GrantType.CLIENT_CREDENTIALS in client.grant_types
+
+
+async def _found(uow: UnitOfWork, client_id: str, *, lock: Lock | None = None) -> Client:
+    client = await uow.clients.find(client_id, lock=lock) if is_plain(client_id) else None
+    if client is None:
+        raise NotFound("app")
+    return client

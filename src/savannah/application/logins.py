@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
-from savannah.application.identity import AuditLog, IdentitySettings, LoginLock
+from savannah.application.identity import AuditLog, ClientSecrets, IdentitySettings, LoginLock
 from savannah.application.ports import (
     AccessClaims,
     Clock,
@@ -18,6 +18,7 @@ from savannah.application.ports import (
     Randomness,
     Storage,
     Tokens,
+    TrustedIssuers,
 )
 from savannah.domain.access import (
     IDENTITY_SCOPES,
@@ -31,7 +32,6 @@ from savannah.domain.access import (
 from savannah.domain.errors import (
     AccountDisabled,
     Invalid,
-    InvalidClient,
     InvalidCredentials,
     RoleForbidden,
     TokenRevoked,
@@ -46,9 +46,11 @@ from savannah.domain.identity import (
     RefreshToken,
     User,
     digest,
+    is_plain,
     login_name,
     typed_password,
 )
+from savannah.domain.trusted_issuers import ExternalIdentity
 
 REFRESH_PREFIX: Final = "rt_"
 _ID_TOKEN_MOST: Final = timedelta(hours=1)
@@ -73,7 +75,8 @@ class Login:
 class TokenInfo:
     """What a live access token allows now; `iat` and `exp` are seconds since 1970.
 
-    A machine client's token has neither user name nor role.
+    A machine client's token has neither user name nor role. One of a trusted issuer has no user
+    name, and the issuer for the name of the client.
     """
 
     active: bool = True
@@ -109,15 +112,19 @@ class Logins:
         hasher: PasswordHasher,
         audit: AuditLog,
         lock: LoginLock,
+        secrets: ClientSecrets,
         clock: Clock,
         randomness: Randomness,
         settings: IdentitySettings,
+        issuers: TrustedIssuers | None = None,
     ) -> None:
+        self._issuers = issuers
         self._storage = storage
         self._tokens = tokens
         self._hasher = hasher
         self._audit = audit
         self._lock = lock
+        self._secrets = secrets
         self._clock = clock
         self._randomness = randomness
         self._settings = settings
@@ -144,12 +151,13 @@ class Logins:
         """
         name = login_name(username)
         async with self._storage(reading="fresh") as uow:
-            client = await uow.clients.find(client_id) if _is_plain(client_id) else None
+            client = await uow.clients.find(client_id) if is_plain(client_id) else None
             user = await uow.users.by_login(name) if name else None
-        if client is None or not client.first_party or not client.is_active:
-            raise InvalidClient
-        if not client.accepts_secret(client_secret):
-            raise InvalidClient
+        if client is not None and not (client.first_party and client.is_active):
+            client = None
+        client = await self._secrets.check(
+            client, client_id, client_secret, address=address, request_id=request_id
+        )
         lock = LoginLock.key(user.username if user else name, address)
         await self._lock.refuse(lock)
         right, upgraded = await self._hasher.verify(
@@ -308,8 +316,12 @@ class Logins:
     async def authenticate(self, token: str, *, request_id: str | None = None) -> Caller:
         """Whose request this is, from its access token; the role is the one of this moment.
 
-        Raises: InvalidToken, TokenExpired, TokenRevoked, AccountDisabled.
+        A token of a trusted issuer makes a caller without an account. It cannot be revoked here.
+
+        Raises: InvalidToken, TokenExpired, TokenRevoked, AccountDisabled; Unavailable.
         """
+        if self._issuers is not None and (found := await self._issuers.read(token)) is not None:
+            return found.caller(request_id=request_id)
         live = await self._live(token)
         user, client = live.user, live.client
         return Caller(
@@ -327,6 +339,8 @@ class Logins:
 
         Raises: as `authenticate`.
         """
+        if self._issuers is not None and (found := await self._issuers.read(token)) is not None:
+            return self._external_info(found)
         live = await self._live(token)
         claims, user = live.claims, live.user
         left = claims.expires_at - self._clock.now()
@@ -339,6 +353,20 @@ class Logins:
             scope=scope_text(live.scopes),
             iat=int(claims.issued_at.timestamp()),
             exp=int(claims.expires_at.timestamp()),
+            expires_in=max(0, int(left.total_seconds())),
+        )
+
+    def _external_info(self, found: ExternalIdentity) -> TokenInfo:
+        left = found.expires_at - self._clock.now()
+        return TokenInfo(
+            sub=found.subject,
+            username=None,
+            role=found.role,
+            client_id=found.client or found.issuer,
+            client_name=found.issuer,
+            scope=scope_text(found.permissions),
+            iat=int(found.issued_at.timestamp()),
+            exp=int(found.expires_at.timestamp()),
             expires_in=max(0, int(left.total_seconds())),
         )
 
@@ -374,8 +402,3 @@ def _granted(scope: str | None, role: Role, client: Client) -> frozenset[str]:
     if not granted:
         raise Invalid.one("scope", "invalid_choice", "Nothing of this can be granted")
     return granted
-
-
-def _is_plain(client_id: str) -> bool:
-    """Whether there can be such a client id; some databases do not even take other questions."""
-    return client_id.isascii() and client_id.isprintable()

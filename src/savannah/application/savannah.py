@@ -9,7 +9,7 @@ from savannah.application.accounts import Accounts
 from savannah.application.apps import Apps
 from savannah.application.business import Business
 from savannah.application.customers import Customers
-from savannah.application.identity import AuditLog, IdentitySettings, LoginLock
+from savannah.application.identity import AuditLog, ClientSecrets, IdentitySettings, LoginLock
 from savannah.application.logins import Logins
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
@@ -20,6 +20,7 @@ from savannah.application.ports import (
     RateLimiter,
     Storage,
     Tokens,
+    TrustedIssuers,
 )
 from savannah.application.reports import Reports
 
@@ -43,10 +44,22 @@ class Identity:
         clock: Clock,
         randomness: Randomness,
         settings: IdentitySettings,
+        issuers: TrustedIssuers | None = None,
     ) -> Self:
-        """All of them over the same adapters, with one login lock."""
+        """All of them over the same adapters, with one login lock.
+
+        Args:
+            issuers: other issuers whose tokens are taken besides our own.
+        """
         audit = AuditLog(clock=clock, randomness=randomness)
         lock = LoginLock(storage=storage, limiter=limiter, audit=audit, rate=settings.login_lock)
+        secrets = ClientSecrets(
+            storage=storage,
+            limiter=limiter,
+            hasher=hasher,
+            audit=audit,
+            rate=settings.login_lock,
+        )
         return cls(
             accounts=Accounts(
                 storage=storage,
@@ -70,9 +83,11 @@ class Identity:
                 hasher=hasher,
                 audit=audit,
                 lock=lock,
+                secrets=secrets,
                 clock=clock,
                 randomness=randomness,
                 settings=settings,
+                issuers=issuers,
             ),
         )
 

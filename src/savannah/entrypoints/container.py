@@ -43,6 +43,7 @@ from savannah.entrypoints.watch import TimedGateway, Watch
 if TYPE_CHECKING:
     from savannah.adapters.redis_limiter import RedisRateLimiter
     from savannah.adapters.saq_queue import SaqQueue
+    from savannah.adapters.trusted_issuers import JwksIssuers
     from savannah.entrypoints.tracing import Tracing
 
 AUDIENCE: Final = "savannah"
@@ -162,6 +163,15 @@ def redis_limiter(url: str, fallback: RateLimiter) -> RedisRateLimiter:
     return RedisRateLimiter(url, fallback=fallback)
 
 
+def trusted_issuers(settings: Settings, clock: Clock) -> JwksIssuers | None:
+    """The other issuers whose tokens are taken; None where there are none."""
+    if not settings.trusted_issuers:
+        return None
+    from savannah.adapters.trusted_issuers import JwksIssuers
+
+    return JwksIssuers(settings.trusted_issuers, clock=clock, loopback=settings.debug)
+
+
 def _identity_settings(settings: Settings) -> IdentitySettings:
     return IdentitySettings(
         registration_open=settings.registration_open,
@@ -245,6 +255,7 @@ class Container(containers.DeclarativeContainer):
         issuer=place.provided.public_url,
         audience=AUDIENCE,
     )
+    issuers = providers.Singleton(trusted_issuers, settings, clock)
     identity = providers.Singleton(
         Identity.over,
         storage=storage,
@@ -254,6 +265,7 @@ class Container(containers.DeclarativeContainer):
         clock=clock,
         randomness=randomness,
         settings=providers.Singleton(_identity_settings, settings),
+        issuers=issuers,
     )
     customers = providers.Singleton(
         Customers,
@@ -344,6 +356,8 @@ async def opened(
         gateway = container.gateway()
         if isinstance(gateway, AfricasTalking):
             await gateway.aclose()
+        if (issuers := container.issuers()) is not None:
+            await issuers.aclose()
         if settings.redis_url is not None:
             await container.limiter().close()
         if settings.has_workers:

@@ -7,7 +7,6 @@ is passed on; what a setting does is decided by whoever receives it.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import secrets
 import tempfile
@@ -17,7 +16,7 @@ from datetime import timedelta
 from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from savannah.application.business import Business
@@ -25,8 +24,10 @@ from savannah.domain.access import Role
 from savannah.domain.money import DEFAULT_CURRENCIES
 from savannah.domain.notification import BudgetAction, Policy, Rate
 from savannah.domain.sms_text import Locale
+from savannah.domain.trusted_issuers import TrustedIssuer
 from savannah.entrypoints import variables as kinds
-from savannah.entrypoints.variables import Kind, Problem, Variables
+from savannah.entrypoints.issuers import TRUSTED_ISSUERS, is_loopback
+from savannah.entrypoints.variables import Problem, Variables
 
 LIVE_GATEWAY: Final = "https://api.africastalking.com"
 SANDBOX_GATEWAY: Final = "https://api.sandbox.africastalking.com"
@@ -60,7 +61,6 @@ class Settings:
 
     Attributes:
         embedded: storage is a file of this machine, and needs no server.
-        unused: variables that are set and valid, but that this version does nothing with.
     """
 
     debug: bool
@@ -93,9 +93,9 @@ class Settings:
     worker_metrics: tuple[str, int | None]
     otlp_endpoint: str | None
     sentry_dsn: str | None = field(repr=False)
+    trusted_issuers: tuple[TrustedIssuer, ...]
     log_level: str
     log_format: str | None
-    unused: tuple[str, ...]
 
     @property
     def has_workers(self) -> bool:
@@ -265,18 +265,15 @@ class Settings:
 
     def remarks(self) -> list[str]:
         """What an operator should hear at start, in whole sentences."""
-        found = [f"{name} is set, but this version does not use it" for name in self.unused]
-        if not self.debug:
-            doors = {
-                "REGISTRATION": self.registration_open,
-                "APP_CREATION": self.app_creation_open,
-            }
-            found += [
-                f"{name} is open: anybody who reaches this service may use it"
-                for name, is_open in doors.items()
-                if is_open
-            ]
-        return found
+        doors = {
+            "REGISTRATION": self.registration_open,
+            "APP_CREATION": self.app_creation_open,
+        }
+        return [
+            f"{name} is open: anybody who reaches this service may use it"
+            for name, is_open in doors.items()
+            if is_open and not self.debug
+        ]
 
 
 _KEY_RULE: Final = (
@@ -317,15 +314,6 @@ def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # not even the package it is in
-        return False
-
-
-def is_loopback(url: str | None) -> bool:
-    """Whether a URL stays on this machine."""
-    host = urlsplit(url or "").hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
         return False
 
 
@@ -456,24 +444,37 @@ def _read(variables: Variables) -> Settings:
         ),
         otlp_endpoint=take("OTEL_EXPORTER_OTLP_ENDPOINT", kinds.WEB_ADDRESS, None),
         sentry_dsn=take("SENTRY_DSN", kinds.SENTRY_DSN, None),
+        trusted_issuers=take("OIDC_TRUSTED_ISSUERS", TRUSTED_ISSUERS, ()),
         log_level=take(
             "LOG_LEVEL", kinds.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "INFO"
         ),
         log_format=take("LOG_FORMAT", kinds.one_of("json", "console"), None),
-        unused=tuple(name for name, kind in _UNUSED if take(name, kind, None) is not None),
     )
     if replicas and embedded:
         variables.problems.append(("DATABASE_REPLICA_URLS", "needs a server in DATABASE_URL"))
+    for rule, broken in (
+        ("must not name this service itself, which PUBLIC_URL does", _names_itself(settings)),
+        ("must be https:// addresses when DEBUG is false", not debug and _by_http(settings)),
+    ):
+        if broken:
+            variables.problems.append(("OIDC_TRUSTED_ISSUERS", rule))
     if secret_key is None and not debug and not embedded:
         rule = "must be set when DEBUG is false and DATABASE_URL is a server's"
         variables.problems.append(("SECRET_KEY", rule))
     return settings
 
 
-# Checked, so that a mistake shows now, but nothing in this version reads them.
-_UNUSED: Final[tuple[tuple[str, Kind[object]], ...]] = (
-    ("OIDC_TRUSTED_ISSUERS", cast("Kind[object]", kinds.ISSUERS)),
-)
+def _names_itself(settings: Settings) -> bool:
+    own = settings.public_url
+    return own is not None and own in {each.issuer.rstrip("/") for each in settings.trusted_issuers}
+
+
+def _by_http(settings: Settings) -> bool:
+    return any(
+        address is not None and address.startswith("http:")
+        for each in settings.trusted_issuers
+        for address in (each.issuer, each.jwks_uri)
+    )
 
 
 def _door(debug: bool) -> str:

@@ -7,7 +7,6 @@ Which settings there are, and their defaults, is in `settings`.
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from savannah.domain.access import Role
 from savannah.domain.notification import COST_UNITS, QuietHours, Rate
 
 T = TypeVar("T")
@@ -42,6 +40,10 @@ class Kind(Generic[T]):
     read: Callable[[str], T]
 
 
+class Refusal(ValueError):
+    """Of a value with many parts: says which of them breaks which rule, in place of the rule."""
+
+
 class Variables:
     """Takes variables one by one and remembers what is wrong with them; an empty one is unset."""
 
@@ -60,9 +62,11 @@ class Variables:
             return default
         try:
             return kind.read(self._values[name].strip())
+        except Refusal as refusal:
+            self.problems.append((name, str(refusal)))
         except (ValueError, KeyError):
             self.problems.append((name, kind.rule))
-            return default
+        return default
 
 
 def whole(least: int, most: int) -> Kind[int]:
@@ -210,26 +214,6 @@ def _redis_url(raw: str) -> str:
     return raw
 
 
-def _issuers(raw: str) -> list[object]:
-    found = json.loads(raw)
-    if not isinstance(found, list) or not found:
-        raise ValueError
-    for issuer in found:
-        match issuer:
-            case {"issuer": str(address), "audience": str(audience), **more}:
-                _web_address(address)
-                _matching(audience, r"\S+")
-            case _:
-                raise ValueError
-        match more.get("roles", {}):
-            case dict(roles):
-                for role in roles.values():
-                    Role(role)
-            case _:
-                raise ValueError
-    return found
-
-
 FLAG: Final = Kind("must be true or false", lambda raw: _TRUTH[raw.lower()])
 TEXT: Final = Kind("must be text", str)
 SECONDS: Final = Kind("must be a positive number of seconds", _seconds)
@@ -276,7 +260,4 @@ SERVER_URLS: Final = Kind(
 REDIS_URL: Final = Kind(
     "must be redis://host:port/number, rediss://… or redis+cluster://host:port,host:port",
     _redis_url,
-)
-ISSUERS: Final = Kind(
-    "must be a JSON list of objects with issuer, audience and, if need be, roles", _issuers
 )

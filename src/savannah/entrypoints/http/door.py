@@ -104,7 +104,7 @@ class Door:
         try:
             caller = await self.identity.logins.authenticate(token, request_id=request_id_var.get())
         except Unauthenticated:
-            # Guessing tokens has an end as well; it is the address that pays for it.
+            # Guessing tokens has an end as well; nobody in particular pays for it but the address.
             await _count(request, self, f"refused:{address_of(request)}", anonymous=False)
             raise
         await _count(request, self, caller.principal, anonymous=False)

@@ -121,6 +121,7 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
         "Wait a second and send the request again.",
     ),
     "last_admin": ("The last administrator stays", "Make somebody else an administrator first."),
+    "last_secret": ("The last secret stays", "Give the app a new secret first."),
     "version_conflict": (
         "The resource has changed",
         "Read it again; `current_version` is the revision to name in `If-Match`.",
