@@ -133,6 +133,8 @@ def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
             "If-Match",
             "Idempotency-Key",
             "X-Request-ID",
+            "traceparent",
+            "tracestate",
         ],
         expose_headers=[
             "ETag",
