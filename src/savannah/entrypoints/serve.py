@@ -47,6 +47,7 @@ GRACE: Final = timedelta(seconds=10)
 # Longer than clients and proxies keep an idle connection, so that it is they who close it: a
 # request on a connection that we close at that moment is lost, and a text then unknown.
 _KEEP_ALIVE_S: Final = 75
+_OTHER_FILES: Final = 256  # besides connections of clients
 # Of new objects, and of collections of each younger generation.
 _COLLECT_AFTER: Final = (20_000, 20, 20)
 
@@ -229,6 +230,7 @@ def _traced(container: Container, carrier: Carrier) -> Carrier:
 
 async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:
     settings = job.settings
+    _allow_files(settings.max_connections)
     async with contextlib.AsyncExitStack() as stack:
         container = await stack.enter_async_context(opened(settings, job.place, observed=True))
         mounted: ASGIApp | None = None
@@ -348,6 +350,20 @@ def serve(
             _serve_in_many(job, listener, workers, ready)
         else:
             _run(_serve_here(job, listener, ready))
+
+
+def _allow_files(connections: int) -> None:
+    """Raise the limit on open files to what that many connections need, as far as one may."""
+    try:
+        import resource
+    except ImportError:  # there is none on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _ready_to(settings: Settings, *, sends: bool) -> Settings:

@@ -160,6 +160,8 @@ def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
             "If-Match",
             "Idempotency-Key",
             "X-Request-ID",
+            "traceparent",
+            "tracestate",
         ],
         expose_headers=[
             "ETag",
