@@ -258,6 +258,7 @@ class _Lines:
         self._all: list[httpx.AsyncHTTPTransport] = []
         self._tls = httpx.create_ssl_context(trust_env=False)
         self._closed = False
+        self._free.append(self._new())  # now, since the first one loads half of its library
 
     @asynccontextmanager
     async def taken(self, *, turn_s: float) -> AsyncIterator[httpx.AsyncHTTPTransport]:

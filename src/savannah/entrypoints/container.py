@@ -47,6 +47,9 @@ _SIMULATED_KEY: Final = "simulated"
 # A database that restarts is back before a worker that stops has to be gone.
 _KEEP_AGAIN_AFTER: Final = tuple(timedelta(seconds=pause) for pause in (0.25, 0.5, 1, 2, 4))
 
+# Outcomes that come within it are kept together: a transaction costs as much as ten messages.
+_GATHER: Final = timedelta(milliseconds=10)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
@@ -206,6 +209,7 @@ class Container(containers.DeclarativeContainer):
         business=settings.provided.business,
         stuck_after=providers.Callable(stuck_after, settings.provided.gateway),
         keep_again_after=_KEEP_AGAIN_AFTER,
+        gather=_GATHER,
     )
     reports = providers.Singleton(
         Reports, storage=storage, clock=clock, business=settings.provided.business
