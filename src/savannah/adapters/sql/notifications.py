@@ -82,7 +82,14 @@ _REACHED_A_PHONE: Final = sorted(HANDED_OVER | {SmsStatus.SENDING, SmsStatus.UNK
 _GATEWAY: Final = "gateway"
 
 _n = notifications.c
-_SELECT: Final = select(*(column for column in _n if column.name != "free_at"))
+# The rules as text: what they say repeats, and is read once, see `_rules_of`.
+_SELECT: Final = select(
+    *(
+        cast(column, Text).label("rules") if column.name == "rules" else column
+        for column in _n
+        if column.name != "free_at"
+    )
+)
 _GET: Final = _SELECT.where(_n.id == bindparam("notification_id"))
 _GET_LOCKED: Final[dict[Lock | None, Any]] = {
     None: _GET,
@@ -553,6 +560,11 @@ def _as_json(rules: tuple[RuleOutcome, ...]) -> str:
     return json.dumps(listed, ensure_ascii=False, separators=(",", ":"))
 
 
+@lru_cache(maxsize=256)
+def _rules_of(written: str) -> tuple[RuleOutcome, ...]:
+    return tuple(RuleOutcome(rule, RuleResult(result)) for rule, result in json.loads(written))
+
+
 def _notification_of(row: Row[Any]) -> Notification:
     return Notification(
         id=row.id,
@@ -568,7 +580,7 @@ def _notification_of(row: Row[Any]) -> Notification:
         status=SmsStatus(row.status),
         skip_reason=None if row.skip_reason is None else SkipReason(row.skip_reason),
         defer_reason=None if row.defer_reason is None else DeferReason(row.defer_reason),
-        rules=tuple(RuleOutcome(rule, RuleResult(result)) for rule, result in row.rules),
+        rules=_rules_of(row.rules),
         attempts=row.attempts,
         due_at=row.due_at,
         handed_at=row.handed_at,
