@@ -226,6 +226,15 @@ class Container(containers.DeclarativeContainer):
     )
 
 
+def assembled(settings: Settings, place: Place, storage: SqlStorage) -> Container:
+    """The parts of one process, none of them opened."""
+    return Container(
+        settings=providers.Object(settings),
+        place=providers.Object(place),
+        storage=providers.Object(storage),
+    )
+
+
 @asynccontextmanager
 async def opened(settings: Settings, place: Place) -> AsyncIterator[Container]:
     """The parts of one process over a database with the right schema, closed at the end.
@@ -239,11 +248,7 @@ async def opened(settings: Settings, place: Place) -> AsyncIterator[Container]:
         prepared_statements=settings.database_prepared_statements,
         replicas=settings.database_replica_urls,
     )
-    container = Container(
-        settings=providers.Object(settings),
-        place=providers.Object(place),
-        storage=providers.Object(storage),
-    )
+    container = assembled(settings, place, storage)
     try:
         if not await schema_is_current(storage):
             if not settings.embedded:
