@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]  # it ships none
-from rest import HERE, cpu_seconds, fill, memory_mb, settings_of, started
+from rest import HERE, Desk, cpu_seconds, fill, memory_mb, settings_of, started
 
 from savannah.entrypoints.settings import environment_for_child
-from servers import OwnPostgres, free_port, own_postgres, own_redis
+from servers import free_port, own_postgres, own_redis
 
 ORDERS_A_SECOND: Final = 20
 CUSTOMERS: Final = 50
@@ -100,7 +100,7 @@ def embedded(seconds: float) -> None:
         desk = asyncio.run(fill(database, orders_each=1))
         serve = ["-m", "savannah", "serve", "--port", str(port)]
         with started(serve, port, folder, settings=sending(database, carrier.url)):
-            lags("embedded", desk.token, desk.buyer, port, carrier, seconds)
+            lags("embedded", desk, port, carrier, seconds)
 
 
 def production(seconds: float) -> None:
@@ -116,17 +116,17 @@ def production(seconds: float) -> None:
         serve = ["-m", "savannah", "serve", "--port", str(port)]
         stack.enter_context(started(serve, port, folder, settings=settings))
         stack.enter_context(announced(["-m", "savannah", "worker"], folder, settings))
-        lags("Postgres, Redis, one worker", desk.token, desk.buyer, port, carrier, seconds)
+        lags("Postgres, Redis, one worker", desk, port, carrier, seconds)
 
 
-def lags(
-    what: str, token: str, buyer: str, port: int, carrier: Gateway, seconds: float
-) -> None:
+def lags(what: str, desk: Desk, port: int, carrier: Gateway, seconds: float) -> None:
     """Order at a steady pace, and print how long after its 201 each text reached the gateway."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/api/orders/",
-        data=json.dumps({"customer": buyer, "item": "Laptop Computer", "amount": "999.99"}).encode(),
-        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        data=json.dumps(
+            {"customer": desk.buyer, "item": "Laptop Computer", "amount": "999.99"}
+        ).encode(),
+        headers={"Authorization": f"Bearer {desk.token}", "Content-Type": "application/json"},
     )
     answered: dict[str, float] = {}
     for turn in range(-ORDERS_A_SECOND, int(seconds * ORDERS_A_SECOND)):
@@ -191,19 +191,14 @@ def drains(backlog: int, counts: Sequence[int]) -> None:
             f"backlog of {backlog}: messages a second, CPU of the senders per message\n"
             f"{'gateway':8}{'processes':>10}{'savannah':>19}{'bare loop':>19}   ratio  memory each"
         )
-        for delay_s in (0.0, SLOW_S):
+        for delay_s, wanted in ((0.0, DRAIN_TARGET), (SLOW_S, SLOW_TARGET)):
             with gateway(delay_s) as carrier:
+                site = Site(database, carrier, folder)
                 settings = sending(database, carrier.url, REDIS_URL=redis.url)
+                bare_sender = [str(HERE / "bare_sender.py"), database, carrier.url]
                 for count in counts:
-                    ours = drain(
-                        postgres, database, carrier, folder,
-                        ["-m", "savannah", "worker"], settings, count,
-                    )  # fmt: skip
-                    bare = drain(
-                        postgres, database, carrier, folder,
-                        [str(HERE / "bare_sender.py"), database, carrier.url], {}, count,
-                    )  # fmt: skip
-                    wanted = SLOW_TARGET if delay_s else DRAIN_TARGET
+                    ours = drain(site, ["-m", "savannah", "worker"], settings, count)
+                    bare = drain(site, bare_sender, {}, count)
                     verdict = "" if ours.rate >= wanted else f"  below {wanted:.0f}"
                     print(
                         f"{delay_s * 1000:.0f} ms".ljust(8)
@@ -213,26 +208,26 @@ def drains(backlog: int, counts: Sequence[int]) -> None:
                     )
 
 
-def drain(
-    postgres: OwnPostgres,
-    database: str,
-    carrier: Gateway,
-    folder: Path,
-    command: list[str],
-    settings: dict[str, str],
-    count: int,
-) -> Drained:
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a backlog is drained."""
+
+    database: str
+    carrier: Gateway
+    folder: Path
+
+
+def drain(site: Site, command: list[str], settings: dict[str, str], count: int) -> Drained:
     """Start the senders with nothing to do, give them the backlog, and time its end."""
-    del postgres
-    asyncio.run(execute(database, DONE, "VACUUM (FULL, ANALYZE) notifications", "CHECKPOINT"))
+    asyncio.run(execute(site.database, DONE, "VACUUM (FULL, ANALYZE) notifications", "CHECKPOINT"))
     with ExitStack() as stack:
         senders = [
-            stack.enter_context(announced(command, folder, settings)) for _ in range(count)
+            stack.enter_context(announced(command, site.folder, settings)) for _ in range(count)
         ]
-        carrier.heard()
+        site.carrier.heard()
         before = sum(map(cpu_seconds, senders))
-        ended_at, messages = asyncio.run(requeue_and_wait(database))
-        heard = carrier.heard()
+        ended_at, messages = asyncio.run(requeue_and_wait(site.database))
+        heard = site.carrier.heard()
         used = sum(map(cpu_seconds, senders)) - before
         memory = statistics.mean(map(memory_mb, senders))
     if len(heard) != messages:
