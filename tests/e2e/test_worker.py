@@ -101,10 +101,14 @@ class Site:
         journal = self.simulator.client.get("/state.json").json()["journal"]
         return sum(entry["kind"] == "send" for entry in journal)
 
-    def jobs_taken(self):
-        """How many jobs the workers hold."""
+    def jobs(self):
+        """How many jobs wait in Redis, or are held by workers."""
         with redis_client.Redis.from_url(self.redis.url) as client:
-            return sum(client.llen(key) for key in client.scan_iter("saq:*:active"))
+            return sum(
+                client.llen(key)
+                for state in ("queued", "active")
+                for key in client.scan_iter(f"saq:*:{state}")
+            )
 
     def relay_failures(self):
         return self.web.log.read_text().count("the outbox relay failed")
@@ -164,7 +168,7 @@ def test_a_killed_worker_leaves_what_it_had_begun_unknown_and_the_rest_to_anothe
         begun = site.order()
         until(lambda: site.sms(begun) == "sending")
         taken = [site.order() for _ in range(3)]
-        until(lambda: site.jobs_taken() == 4)
+        until(lambda: site.jobs() == 4)
         worker.process.kill()
         worker.process.wait()
     site.break_gateway("normal")
@@ -186,7 +190,7 @@ def test_jobs_that_redis_forgets_are_queued_anew_and_sent_once(site, until):
         begun = site.order()
         until(lambda: site.sms(begun) == "sending")
         waiting = [site.order() for _ in range(3)]
-        until(lambda: site.jobs_taken() == 4)
+        until(lambda: site.jobs() == 4)
         site.redis.kill()
         site.redis.start()
         site.pass_time()  # the leases end while the first worker still holds the jobs
