@@ -130,10 +130,14 @@ class Site:
         """How many texts about an order the gateway took."""
         return sum(order["order_number"] in shown.text for shown in self.simulator.messages())
 
-    def jobs_taken(self):
-        """How many jobs the workers hold."""
+    def jobs(self):
+        """How many jobs wait in Redis, or are held by workers."""
         with redis_client.Redis.from_url(self.redis.url) as client:
-            return sum(client.llen(key) for key in client.scan_iter("saq:*:active"))
+            return sum(
+                client.llen(key)
+                for state in ("queued", "active")
+                for key in client.scan_iter(f"saq:*:{state}")
+            )
 
     def relay_failures(self):
         return self.web.log.read_text().count("the outbox relay failed")
@@ -284,7 +288,7 @@ def test_a_worker_killed_while_the_gateway_is_asked_leaves_that_unknown_and_the_
         begun = site.order()
         until(lambda: site.sms(begun) == "sending")
         taken = [site.order() for _ in range(3)]
-        until(lambda: site.jobs_taken() == 4)
+        until(lambda: site.jobs() == 4)
         kill(worker)
     site.break_gateway(Mode.NORMAL)
     if redis == "comes back empty":
@@ -351,7 +355,7 @@ def test_jobs_that_redis_forgets_are_queued_anew_and_sent_once(site, until):
         begun = site.order()
         until(lambda: site.sms(begun) == "sending")
         later = [site.order() for _ in range(3)]
-        until(lambda: site.jobs_taken() == 4)
+        until(lambda: site.jobs() == 4)
         site.redis.kill()
         site.redis.start()
         site.pass_time()  # the leases end while the first worker still holds the jobs

@@ -55,6 +55,9 @@ _SIMULATED_KEY: Final = "simulated"
 # A database that restarts is back before a worker that stops has to be gone.
 _KEEP_AGAIN_AFTER: Final = tuple(timedelta(seconds=pause) for pause in (0.25, 0.5, 1, 2, 4))
 
+# Outcomes that come within it are kept together: a transaction costs as much as ten messages.
+_GATHER: Final = timedelta(milliseconds=10)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
@@ -308,6 +311,7 @@ class Container(containers.DeclarativeContainer):
         business=settings.provided.business,
         stuck_after=providers.Callable(stuck_after, settings.provided.gateway),
         keep_again_after=_KEEP_AGAIN_AFTER,
+        gather=_GATHER,
     )
     watch = providers.Singleton(_watch, settings, metrics, notifications, storage, queue)
     reports = providers.Singleton(
@@ -322,6 +326,15 @@ class Container(containers.DeclarativeContainer):
         identity=identity,
         business=settings.provided.business,
         storage=storage,
+    )
+
+
+def assembled(settings: Settings, place: Place, storage: SqlStorage) -> Container:
+    """The parts of one process, none of them opened."""
+    return Container(
+        settings=providers.Object(settings),
+        place=providers.Object(place),
+        storage=providers.Object(storage),
     )
 
 
@@ -344,12 +357,8 @@ async def opened(
         replicas=settings.database_replica_urls,
     )
     tracing = _started(settings) if observed else None
-    container = Container(
-        settings=providers.Object(settings),
-        place=providers.Object(place),
-        storage=providers.Object(storage),
-        tracing=providers.Object(tracing),
-    )
+    container = assembled(settings, place, storage)
+    container.tracing.override(providers.Object(tracing))
     closing = AsyncExitStack()
     try:
         if not await schema_is_current(storage):

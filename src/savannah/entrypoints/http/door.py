@@ -105,8 +105,7 @@ class Door:
         shown = None if operation.auth == "none" else access_token(request)
         if shown is None:
             if operation.anonymous_limit:
-                rate = self.options.rate_limit_auth
-                await count_request(request, self, f"address:{address_of(request)}", rate)
+                await self.count_anonymous(request)
             return None
         try:
             caller = await self.identity.logins.authenticate(
@@ -129,7 +128,8 @@ class Door:
 
     async def count_anonymous(self, request: AnyRequest) -> None:
         """Count a request against the limit of its address. Raises: RateLimited."""
-        await _count(request, self, f"address:{address_of(request)}", anonymous=True)
+        key = f"address:{address_of(request)}"
+        await count_request(request, self, key, self.options.rate_limit_auth)
 
     def currency_of(self, query: Query) -> str | None:
         """The currency a report is asked for in. Raises: BadQuery."""

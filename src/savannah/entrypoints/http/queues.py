@@ -31,10 +31,12 @@ from savannah.entrypoints.http import problems
 from savannah.entrypoints.http.door import (
     AnyResponse,
     Door,
+    ShownToken,
+    access_token,
     address_of,
-    bearer_token,
     count_request,
     json_response,
+    key_thumbprint,
 )
 from savannah.entrypoints.http.requests import AnyRequest, read_body
 
@@ -123,14 +125,13 @@ def routes(board: QueueBoard) -> Router:
     @post("/sign-in", status_code=200)
     async def sign_in(request: AnyRequest) -> AnyResponse:
         door = _door_of(request)
-        rate = door.options.rate_limit_auth
-        await count_request(request, door, f"address:{address_of(request)}", rate)
+        await door.count_anonymous(request)
         fields = parse_qs((await read_body(request)).decode("latin-1"))
         token = "".join(fields.get("token", ())).strip()
         try:
             if not _TOKEN.fullmatch(token) or not _from_our_page(request):
                 raise AuthenticationRequired
-            await _require_admin(door, token)
+            await _require_admin(request, door, ShownToken(token, bound=False))
         except (Unauthenticated, InsufficientScope) as refusal:
             return _form(refusal)
         secure = "; Secure" if request.scope["scheme"] == "https" else ""
@@ -155,15 +156,14 @@ async def _admin(request: AnyRequest) -> Caller:
 
     Raises: Unauthenticated, InsufficientScope, RateLimited.
     """
-    door, token = _door_of(request), bearer_token(request)
-    if token is None and _from_our_page(request):
-        token = request.cookies.get(COOKIE)
-    if token is None:
-        rate = door.options.rate_limit_auth
-        await count_request(request, door, f"address:{address_of(request)}", rate)
+    door, shown = _door_of(request), access_token(request)
+    if shown is None and _from_our_page(request) and (kept := request.cookies.get(COOKIE)):
+        shown = ShownToken(kept, bound=False)
+    if shown is None:
+        await door.count_anonymous(request)
         raise AuthenticationRequired
     try:
-        caller = await _require_admin(door, token)
+        caller = await _require_admin(request, door, shown)
     except Unauthenticated:
         refused = f"refused:{address_of(request)}"
         await count_request(request, door, refused, door.options.rate_limit)
@@ -172,8 +172,12 @@ async def _admin(request: AnyRequest) -> Caller:
     return caller
 
 
-async def _require_admin(door: Door, token: str) -> Caller:
-    caller = await door.identity.logins.authenticate(token, request_id=request_id_var.get())
+async def _require_admin(request: AnyRequest, door: Door, shown: ShownToken) -> Caller:
+    caller = await door.identity.logins.authenticate(
+        shown.token,
+        key_thumbprint=await key_thumbprint(request, door, shown),
+        request_id=request_id_var.get(),
+    )
     # Both: a token of an administrator may be good for less, and a machine has no role.
     caller.require(Scope.USERS_MANAGE)
     if caller.role is not Role.ADMIN:
