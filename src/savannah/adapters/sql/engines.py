@@ -152,6 +152,12 @@ def _parsed(url: str) -> URL:
     raise ValueError("a database URL begins with postgresql:// or sqlite:///")
 
 
+def loads(text: str) -> Any:
+    """A JSON column's value."""
+    # Most are empty.
+    return {} if text == "{}" else [] if text == "[]" else json.loads(text)
+
+
 def dumps(value: object) -> str:
     """A JSON column's text."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -143,14 +143,15 @@ def _given_by_name(fn: AnyCallable) -> AnyCallable:
     of_path = names - {"request", "door", "caller", "visitor"}
 
     async def called(request: Request[Any, Any, Any]) -> Any:
-        door = request.app.state["door"]
+        known = request.app.state
+        door = known["door"]
         given: dict[str, Any] = {}
         if "request" in names:
             given["request"] = request
         if "door" in names:
             given["door"] = door
         if who is not None:
-            given[who] = await getattr(door, who)(request)
+            given[who] = await known[who](request, door)
         for name in of_path:
             given[name] = request.scope["path_params"][name]
         return await fn(**given)
