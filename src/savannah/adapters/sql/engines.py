@@ -39,6 +39,7 @@ Work = Callable[[Connection], T]
 # Statements, and the values to execute each with, as often as there are some.
 Writes = Sequence[tuple[Executable, list[dict[str, Any]]]]
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _READERS_MAX: Final = 4  # SQLite reads are short, and two cores are soon busy
 
 
@@ -160,7 +161,7 @@ def loads(text: str) -> Any:
 
 def dumps(value: object) -> str:
     """A JSON column's text."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _encode(value)
 
 
 # --- SQLite --------------------------------------------------------------------------------------
