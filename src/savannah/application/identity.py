@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import cache, lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -673,7 +672,7 @@ class Identity:
         user, client = live.user, live.client
         return Caller(
             principal=f"user:{user.id}" if user else f"client:{client.client_id}",
-            permissions=_permissions_in(live.scopes),
+            permissions=frozenset(scope for scope in Scope if scope in live.scopes),
             role=user.role if user else None,
             user_id=user.id if user else None,
             client_id=client.client_id,
@@ -785,14 +784,8 @@ def _require_manager(by: Caller | None) -> None:
         by.require(Scope.USERS_MANAGE)
 
 
-@cache
 def _scopes_of(role: Role) -> frozenset[str]:
     return frozenset({*IDENTITY_SCOPES, *ROLE_SCOPES[role]})
-
-
-@lru_cache(maxsize=256)
-def _permissions_in(scopes: frozenset[str]) -> frozenset[Scope]:
-    return frozenset(scope for scope in Scope if scope in scopes)
 
 
 def _granted(scope: str | None, role: Role, client: Client) -> frozenset[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from litestar import Litestar, Response, Router, asgi, route
 from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException
@@ -18,7 +19,7 @@ from savannah.application.ports import Clock, RateLimiter
 from savannah.application.savannah import Savannah
 from savannah.domain.errors import SavannahError
 from savannah.entrypoints.http import openapi, ops, problems
-from savannah.entrypoints.http.door import Door, HealthCheck, HttpOptions, the_caller, the_visitor
+from savannah.entrypoints.http.door import Door, HealthCheck, HttpOptions
 from savannah.entrypoints.http.gate import Gate
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.problems import with_head
@@ -59,6 +60,8 @@ def create_app(
         routes.append(_mounted(simulator))
     app = Litestar(
         routes,
+        state=State({"door": door}, deep_copy=False),
+        # For handlers of other protocols, which are no operations of the API.
         dependencies={"door": Provide(lambda: door, sync_to_thread=False)},
         exception_handlers={
             SavannahError: problems.refuse,
@@ -72,7 +75,6 @@ def create_app(
         logging_config=None,
         debug=False,
     )
-    app.state.update(door=door, caller=the_caller, visitor=the_visitor)  # see `endpoint`
     app.asgi_handler = Gate(
         app.asgi_handler,
         options=options,

@@ -9,8 +9,6 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Response
-from litestar.di import NamedDependency
-from litestar.params import SkipValidation
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from savannah.adapters.prometheus import PrometheusMetrics
@@ -66,6 +64,37 @@ class Door:
         assert identity is not None, "the REST door needs accounts"
         return identity
 
+    async def caller(self, request: AnyRequest) -> Caller:
+        """Who is calling, checked against the operation's permission.
+
+        Raises:
+            Unauthenticated, InsufficientScope, AccountDisabled, RateLimited.
+        """
+        caller = await self.visitor(request)
+        if caller is None:
+            raise AuthenticationRequired
+        if (scope := operation_of(request).scope) is not None:
+            caller.require(scope)
+        return caller
+
+    async def visitor(self, request: AnyRequest) -> Caller | None:
+        """Who is calling, None for nobody in particular.
+
+        Operations without authentication do not look at tokens, so that none buys another limit.
+
+        Raises:
+            Unauthenticated, AccountDisabled, RateLimited.
+        """
+        operation = operation_of(request)
+        token = None if operation.auth == "none" else bearer_token(request)
+        if token is None:
+            if operation.anonymous_limit:
+                await _count(request, self, f"address:{address_of(request)}", anonymous=True)
+            return None
+        caller = await self.identity.authenticate(token, request_id=request_id_var.get())
+        await _count(request, self, caller.principal, anonymous=False)
+        return caller
+
     def currency_of(self, query: Query) -> str | None:
         """The currency a report is asked for in. Raises: BadQuery."""
         wanted = query.one("currency")
@@ -75,46 +104,12 @@ class Door:
         return wanted
 
 
-# Ours already: checking their types again would cost more than reading the request.
-TheDoor = NamedDependency[SkipValidation[Door]]
-TheCaller = NamedDependency[SkipValidation[Caller]]
-TheVisitor = NamedDependency[SkipValidation[Caller | None]]
+TheDoor = Door
+TheCaller = Caller
+TheVisitor = Caller | None
 
 # Looks a path's subject up, to answer 404 before anything about the body.
 LOOKING: Final = Caller.viewer("door")
-
-
-async def the_caller(request: AnyRequest, door: TheDoor) -> Caller:
-    """Who is calling, checked against the operation's permission.
-
-    Raises:
-        Unauthenticated, InsufficientScope, AccountDisabled, RateLimited.
-    """
-    caller = await the_visitor(request, door)
-    if caller is None:
-        raise AuthenticationRequired
-    if (scope := operation_of(request).scope) is not None:
-        caller.require(scope)
-    return caller
-
-
-async def the_visitor(request: AnyRequest, door: TheDoor) -> Caller | None:
-    """Who is calling, None for nobody in particular.
-
-    Operations without authentication do not look at tokens, so that none buys another limit.
-
-    Raises:
-        Unauthenticated, AccountDisabled, RateLimited.
-    """
-    operation = operation_of(request)
-    token = None if operation.auth == "none" else bearer_token(request)
-    if token is None:
-        if operation.anonymous_limit:
-            await _count(request, door, f"address:{address_of(request)}", anonymous=True)
-        return None
-    caller = await door.identity.authenticate(token, request_id=request_id_var.get())
-    await _count(request, door, caller.principal, anonymous=False)
-    return caller
 
 
 def bearer_token(request: AnyRequest) -> str | None:

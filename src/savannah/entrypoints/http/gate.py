@@ -62,8 +62,8 @@ class Gate:
         self._app = app
         self._local = local
         self._options = options
-        self._metrics = metrics
         self._hosts: dict[str, bool] = {}  # what was said of those that came
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if str(scope["type"]) == "http":

@@ -143,15 +143,14 @@ def _given_by_name(fn: AnyCallable) -> AnyCallable:
     of_path = names - {"request", "door", "caller", "visitor"}
 
     async def called(request: Request[Any, Any, Any]) -> Any:
-        known = request.app.state
-        door = known["door"]
+        door = request.app.state["door"]
         given: dict[str, Any] = {}
         if "request" in names:
             given["request"] = request
         if "door" in names:
             given["door"] = door
         if who is not None:
-            given[who] = await known[who](request, door)
+            given[who] = await getattr(door, who)(request)
         for name in of_path:
             given[name] = request.scope["path_params"][name]
         return await fn(**given)
