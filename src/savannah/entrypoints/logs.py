@@ -179,7 +179,9 @@ def configure(*, level: str, format_: str | None) -> None:
         logger.setLevel(logging.NOTSET)
     logging.getLogger("uvicorn.access").disabled = True  # the HTTP door writes its own lines
     logging.captureWarnings(capture=True)
-    # No line says them, and to find them out takes a quarter of the time of one.
+    # No line says thread, process or place in the code, and finding those out takes a third of the
+    # time of one. Source: https://docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None  # noqa: SLF001
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if hasattr(logging, "logAsyncioTasks"):
         logging.logAsyncioTasks = False
