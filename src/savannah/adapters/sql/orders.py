@@ -120,10 +120,12 @@ class SqlOrders(Orders):
     async def add(self, order: Order) -> None:
         values = {**_values(order), "id": order.id, "notification_id": None}
         self._transaction.later(_INSERT, values)
-        self._transaction.new_orders[order.id] = values
+        self._transaction.waiting_orders[order.id] = values
 
     async def save(self, order: Order) -> None:
-        self._transaction.later(_UPDATE, {**_values(order), "order_id": order.id})
+        values = {**_values(order), "order_id": order.id}
+        self._transaction.later(_UPDATE, values)
+        self._transaction.waiting_orders[order.id] = values
 
     async def list(self, where: OrderFilter, page: PageRequest) -> Page[Order]:
         name = _ORDERINGS[page.ordering.name].name
@@ -147,12 +149,12 @@ class SqlOrders(Orders):
 def point_to_newest(
     transaction: Transaction, order_id: OrderId, notification_id: NotificationId
 ) -> None:
-    """Make a message the order's newest one, with its insert where that is still to come."""
-    new = transaction.new_orders.get(order_id)
-    if new is None:
+    """Make a message the order's newest one, with its own write where that is still to come."""
+    waiting = transaction.waiting_orders.get(order_id)
+    if waiting is None:
         transaction.later(_UPDATE, {"notification_id": notification_id, "order_id": order_id})
     else:
-        new["notification_id"] = notification_id
+        waiting["notification_id"] = notification_id
 
 
 def _wanted(where: OrderFilter) -> Params:

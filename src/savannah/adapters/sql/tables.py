@@ -68,14 +68,12 @@ class Instant(TypeDecorator[datetime]):
             return dialect.type_descriptor(DateTime(timezone=True))
         return dialect.type_descriptor(BigInteger())
 
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return _aware if dialect.name == "postgresql" else super().bind_processor(dialect)
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a moment needs a time zone")
-        if dialect.name == "postgresql":
-            return value
-        return (value - _EPOCH) // _MICROSECOND
+        del dialect
+        return None if value is None else (_aware(value) - _EPOCH) // _MICROSECOND
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         if dialect.name == "postgresql":
@@ -89,6 +87,12 @@ class Instant(TypeDecorator[datetime]):
         return _EPOCH + timedelta(microseconds=value)
 
 
+def _aware(value: Any) -> Any:
+    if value is not None and value.tzinfo is None:
+        raise ValueError("a moment needs a time zone")
+    return value
+
+
 class Uid(TypeDecorator[UUID]):
     """An id: 16 bytes on SQLite, `uuid` on Postgres; both sort as UUIDs do in Python."""
 
@@ -100,10 +104,12 @@ class Uid(TypeDecorator[UUID]):
             return dialect.type_descriptor(Uuid())
         return dialect.type_descriptor(LargeBinary(16))
 
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return None if dialect.name == "postgresql" else super().bind_processor(dialect)
+
     def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
-        if value is None or dialect.name == "postgresql":
-            return value
-        return value.bytes
+        del dialect
+        return None if value is None else value.bytes
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         if dialect.name == "postgresql":
@@ -129,15 +135,20 @@ class Words(TypeDecorator[str]):
         # As it is: the driver's own string type would be VARCHAR in the schema.
         return Text(collation="C" if dialect.name == "postgresql" else None)
 
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return _storable if dialect.name == "postgresql" else super().bind_processor(dialect)
+
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         del dialect
-        if value is None or (value.isascii() and "\0" not in value):
-            return value
-        return (
-            value.encode("utf-16", "surrogatepass")
-            .decode("utf-16", "replace")
-            .replace("\0", "\ufffd")
-        )
+        return _storable(value)
+
+
+def _storable(value: str | None) -> str | None:
+    if value is None or (value.isascii() and "\0" not in value):
+        return value
+    return (
+        value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
+    )
 
 
 metadata: Final = MetaData(
