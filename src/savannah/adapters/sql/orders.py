@@ -12,6 +12,7 @@ from savannah.adapters.sql.paging import SortKey, read_page
 from savannah.adapters.sql.search import Search, SearchedTable, read_search
 from savannah.adapters.sql.tables import (
     ORDER_DOCUMENT,
+    ORDER_WHOLES,
     customers,
     notifications,
     orders,
@@ -76,6 +77,7 @@ _SEARCH: Final = Search(
         SearchedTable(
             fields=(func.lower(orders.c.number), orders.c.item_folded, orders.c.notes_folded),
             document=ORDER_DOCUMENT,
+            wholes=ORDER_WHOLES,
             reference=orders.c.number_compact,
         ),
         SEARCHED_CUSTOMER,
