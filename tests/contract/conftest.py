@@ -148,6 +148,31 @@ def open_postgres(request: pytest.FixtureRequest) -> Opener:
     return opened
 
 
+@pytest.fixture
+def open_postgres_without_trigrams(request: pytest.FixtureRequest) -> Opener:
+    """As where the extension cannot be had; the indexes are back afterwards."""
+    from sqlalchemy import text
+
+    from savannah.adapters.sql import migrate
+    from savannah.adapters.sql.tables import TRIGRAM_INDEXES
+
+    opener = request.getfixturevalue("open_postgres")
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Storage]:
+        async with opener() as storage:
+            dropped = text(f"DROP INDEX {', '.join(TRIGRAM_INDEXES)}")
+            async with storage() as uow:
+                await uow._transaction.run(lambda connection: connection.execute(dropped))
+                await uow.commit()
+            try:
+                yield storage
+            finally:
+                await migrate(request.getfixturevalue("migrated_postgres"))
+
+    return opened
+
+
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
 def storage(request: pytest.FixtureRequest, runner: asyncio.Runner) -> Iterator[Storage]:
     opened = request.getfixturevalue(f"open_{request.param}")()

@@ -420,11 +420,18 @@ def _check(options: argparse.Namespace) -> int:
     return FAILED if any(state == "FAILED" for _, state, _ in rows) else DONE
 
 
+_NO_TRIGRAMS = (
+    "search",
+    "note",
+    "reads whole tables: let the role install pg_trgm, and run `savannah migrate` again",
+)
+
+
 async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
     """What answers of the things this installation depends on."""
     import asyncio
 
-    from savannah.adapters.sql import SqlStorage, schema_is_current
+    from savannah.adapters.sql import SqlStorage, schema_is_current, searches_are_indexed
     from savannah.domain.errors import Unavailable
     from savannah.entrypoints.container import africas_talking, saq_queue
 
@@ -434,7 +441,8 @@ async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
         await storage.ping()
         rows.append(("database", "ok", "SQLite" if settings.embedded else "Postgres"))
         if await schema_is_current(storage):
-            rows.append(("schema", "ok", "up to date"))
+            indexed = settings.embedded or await searches_are_indexed(storage)
+            rows += [("schema", "ok", "up to date"), *([] if indexed else [_NO_TRIGRAMS])]
         elif settings.embedded:
             rows.append(("schema", "note", "`savannah serve` brings it up to date"))
         else:

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from savannah.adapters.africastalking import AfricasTalking
 from savannah.adapters.in_process import InProcessQueue
-from savannah.adapters.memory import MemoryRateLimiter
+from savannah.adapters.memory import MemoryCache, MemoryRateLimiter
 from savannah.adapters.passwords import Argon2Hasher
 from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.adapters.sql import SqlStorage, migrate, schema_is_current
@@ -38,6 +38,7 @@ from savannah.domain.notification import Outcome, RefusalKind, RefusedSms
 from savannah.entrypoints.settings import GatewaySettings, Settings
 
 if TYPE_CHECKING:
+    from savannah.adapters.redis_cache import RedisCache
     from savannah.adapters.redis_limiter import RedisRateLimiter
     from savannah.adapters.saq_queue import SaqQueue
 
@@ -116,6 +117,13 @@ def redis_limiter(url: str, fallback: RateLimiter) -> RedisRateLimiter:
     return RedisRateLimiter(url, fallback=fallback)
 
 
+def redis_cache(url: str) -> RedisCache:
+    """The cache on that Redis."""
+    from savannah.adapters.redis_cache import RedisCache
+
+    return RedisCache(url)
+
+
 def _identity_settings(settings: Settings) -> IdentitySettings:
     return IdentitySettings(
         registration_open=settings.registration_open,
@@ -146,6 +154,11 @@ class Container(containers.DeclarativeContainer):
         providers.Callable(lambda settings: "shared" if settings.redis_url else "own", settings),
         own=own_limiter,
         shared=providers.Singleton(redis_limiter, settings.provided.redis_url, own_limiter),
+    )
+    cache = providers.Selector(
+        providers.Callable(lambda settings: "shared" if settings.redis_url else "own", settings),
+        own=providers.Singleton(MemoryCache, clock),
+        shared=providers.Singleton(redis_cache, settings.provided.redis_url),
     )
     queue = providers.Selector(
         providers.Callable(lambda settings: "redis" if settings.has_workers else "own", settings),
@@ -208,7 +221,11 @@ class Container(containers.DeclarativeContainer):
         keep_again_after=_KEEP_AGAIN_AFTER,
     )
     reports = providers.Singleton(
-        Reports, storage=storage, clock=clock, business=settings.provided.business
+        Reports,
+        storage=storage,
+        clock=clock,
+        business=settings.provided.business,
+        cache=cache,
     )
     savannah = providers.Singleton(
         Savannah,
@@ -252,6 +269,7 @@ async def opened(settings: Settings, place: Place) -> AsyncIterator[Container]:
             await gateway.aclose()
         if settings.redis_url is not None:
             await container.limiter().close()
+            await container.cache().close()
         if settings.has_workers:
             await container.queue().close()
         await storage.close()

@@ -331,6 +331,14 @@ for _name, _table, _expression, _where in (
         postgresql_with={"gin_pending_list_limit": 512},
     ).ddl_if(dialect="postgresql")
 
+# Reports leave out the messages of these few.
+Index(
+    "ix_orders_deleted",
+    orders.c.id,
+    sqlite_where=orders.c.deleted_at.is_not(None),
+    postgresql_where=orders.c.deleted_at.is_not(None),
+)
+
 _waiting = f"status IN ({', '.join(repr(str(status)) for status in sorted(WAITING))})"
 notifications: Final = Table(
     "notifications",

@@ -1,4 +1,4 @@
-"""Indexes for filters of customers that match few of many, and for whole fields in searches.
+"""Indexes for filters that match few of many, and for whole fields in searches.
 
 Made while others write; see `schema.make_index`.
 """
@@ -14,6 +14,7 @@ INDEXES = {
     "ix_customers_archived": "ON customers (created_at, id) WHERE archived_at IS NOT NULL",
     "ix_customers_sms_opt_out": "ON customers (created_at, id) WHERE sms_opt_out",
     "ix_customers_locale": "ON customers (locale, created_at, id)",
+    "ix_orders_deleted": "ON orders (id) WHERE deleted_at IS NOT NULL",
 }
 WHOLES = {
     "ix_orders_wholes": (
