@@ -121,6 +121,7 @@ class SqlCustomers(Customers):
             ),
             page,
             lambda row: (getattr(row, name) or "",),
+            filtered=where != CustomerFilter(),
         )
         return found.map(customer_of)
 

@@ -115,6 +115,7 @@ class SqlOrders(Orders):
             (SortKey(column, descending), SortKey(orders.c.id, descending)),
             page,
             lambda row: (getattr(row, column.name),),
+            filtered=where != OrderFilter(),
         )
         return found.map(_order_of)
 
@@ -154,6 +155,8 @@ def _conditions(where: OrderFilter) -> list[ColumnElement[bool]]:
     ):
         if among:
             conditions.append(column.in_(sorted(among)))
+    if where.sms_status:  # a message knows its order, so few messages lead to few orders
+        conditions.append(notifications.c.order_id == c.id)
     if where.min_amount is not None:
         conditions.append(c.total_minor >= where.min_amount)
     if where.max_amount is not None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     Row,
     Select,
     and_,
+    exc,
     false,
     func,
     literal,
     or_,
     select,
+    text,
 )
 
 from savannah.adapters.sql.transaction import Transaction
@@ -28,6 +32,8 @@ from savannah.domain.paging import (
 )
 
 _COUNTED: Final = "counted_rows"
+_FOR_VALUES: Final = text("SET plan_cache_mode = force_custom_plan")
+_FOR_ALL: Final = text("RESET plan_cache_mode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,14 @@ async def read_page(
     keys: Sequence[SortKey],
     request: PageRequest,
     values: Callable[[Row[Any]], tuple[SortValue, ...]],
+    *,
+    filtered: bool = False,
 ) -> Page[Row[Any]]:
-    """The page of `found` that a request asks for; its rows have an `id`."""
+    """The page of `found` that a request asks for; its rows have an `id`.
+
+    Args:
+        filtered: by values that may let few or many rows pass.
+    """
     backward = request.before is not None
     place = request.before if backward else request.after
     page = found.limit(request.limit + 1).order_by(
@@ -58,7 +70,10 @@ async def read_page(
     )
     if request.count:  # in the same statement, so that they agree and travel together
         page = page.add_columns(counting.scalar_subquery().label(_COUNTED))
-    rows = await transaction.all(page)
+    if filtered and transaction.dialect == "postgresql":
+        rows = await transaction.run(lambda connection: _planned_by_values(connection, page))
+    else:
+        rows = await transaction.all(page)
     counted: int | None = None
     if request.count:
         counted = rows[0]._mapping[_COUNTED] if rows else 0  # noqa: SLF001 - public, named so
@@ -71,6 +86,20 @@ async def read_page(
         position=lambda row: Position(values(row), row.id),
         counted=counted,
     )
+
+
+def _planned_by_values(connection: Connection, page: Select[Any]) -> Sequence[Row[Any]]:
+    """The rows, by a plan for these very values.
+
+    After five runs Postgres may keep one plan for all values, which suits the common ones: to look
+    for the rare ones it would read the whole table.
+    """
+    connection.execute(_FOR_VALUES)
+    try:
+        return connection.execute(page).all()
+    finally:
+        with suppress(exc.DBAPIError):  # where a transaction has failed its end does it
+            connection.execute(_FOR_ALL)
 
 
 def beyond(
