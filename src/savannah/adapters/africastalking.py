@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import httpx
 
 from savannah.application.ports import Sms, SmsGateway
+from savannah.application.trace import trace_var
 from savannah.domain.errors import Unavailable
 from savannah.domain.notification import (
     COST_UNITS,
@@ -215,7 +216,9 @@ class AfricasTalking(SmsGateway):
             httpx.HTTPError: no status came.
             TimeoutError: likewise, with the request under way.
         """
-        headers = {"Content-Type": kind} if kind else None
+        headers = {"Content-Type": kind} if kind else {}
+        if (trace := trace_var.get()) is not None:
+            headers["traceparent"] = trace.traceparent
         status: int | None = None
         try:
             async with (

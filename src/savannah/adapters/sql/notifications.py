@@ -450,6 +450,8 @@ def _values(notification: Notification) -> Params:
         "outcome_code": notification.outcome_code,
         "resend_of": notification.resend_of,
         "request_id": notification.request_id,
+        "traceparent": notification.traceparent,
+        "tracestate": notification.tracestate,
         "created_at": notification.created_at,
         "updated_at": notification.updated_at,
     }
@@ -483,6 +485,8 @@ def _notification_of(row: Row[Any]) -> Notification:
         outcome_code=row.outcome_code,
         resend_of=row.resend_of,
         request_id=row.request_id,
+        traceparent=row.traceparent,
+        tracestate=row.tracestate,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )

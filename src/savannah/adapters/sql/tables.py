@@ -107,17 +107,12 @@ class Uid(TypeDecorator[UUID]):
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         if dialect.name == "postgresql":
-            return _plain_uuid
+            return None  # its driver gives a subclass of UUID, which is as good
         return super().result_processor(dialect, coltype)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> UUID | None:
         del dialect
         return None if value is None else UUID(bytes=value)
-
-
-def _plain_uuid(value: UUID | None) -> UUID | None:
-    """The driver has a subclass of its own."""
-    return None if value is None else UUID(int=value.int)
 
 
 class Words(TypeDecorator[str]):
@@ -371,6 +366,8 @@ notifications: Final = Table(
     Column("outcome_code", Words),
     Column("resend_of", Uid),
     Column("request_id", Words),
+    Column("traceparent", Words),
+    Column("tracestate", Words),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     UniqueConstraint("dedupe_key"),
