@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from savannah.adapters.sql import SqlStorage
     from savannah.domain.paging import Ordering, Page, PageRequest
     from savannah.entrypoints.container import Container
     from savannah.entrypoints.settings import Settings
@@ -685,6 +686,20 @@ def _check(options: argparse.Namespace) -> int:
     return FAILED if any(state == "FAILED" for _, state, _ in rows) else DONE
 
 
+_NO_TRIGRAMS = (
+    "search",
+    "note",
+    "reads whole tables: let the role install pg_trgm, and run `savannah migrate` again",
+)
+
+
+async def _searches(storage: SqlStorage, settings: Settings) -> list[tuple[str, str, str]]:
+    from savannah.adapters.sql import searches_are_indexed
+
+    indexed = settings.embedded or await searches_are_indexed(storage)
+    return [] if indexed else [_NO_TRIGRAMS]
+
+
 async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
     """What answers of the things this installation depends on."""
     import asyncio
@@ -699,7 +714,7 @@ async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
         await storage.ping()
         rows.append(("database", "ok", "SQLite" if settings.embedded else "Postgres"))
         if await schema_is_current(storage):
-            rows.append(("schema", "ok", "up to date"))
+            rows += [("schema", "ok", "up to date"), *await _searches(storage, settings)]
         elif settings.embedded:
             rows.append(("schema", "note", "`savannah serve` brings it up to date"))
         else:

@@ -285,18 +285,18 @@ for _name, _columns in {
         postgresql_where=_kept,
     )
 
-# What a search on Postgres looks at: the fields in one text, each on a line of its own that begins
-# with a blank. So one pattern finds a part (`%lap%`), the beginning of a word (`% lap%`) or a whole
-# field. An order number as people spell it stands behind `#`, where no word begins. The trigram
-# indexes are over the very same expressions; `schema` makes them where the database can.
-SEPARATOR: Final = "\n "
+# What a search on Postgres looks at. A document has the fields in one text, each on a line of its
+# own that begins with a blank, so one pattern finds a part (`%lap%`) or the beginning of a word
+# (`% lap%`); an order number without its dashes stands behind `#`, where no word begins. An array
+# has the fields as wholes. The indexes are over the very same expressions; `schema` makes those of
+# trigrams where the database can.
 _FIELD: Final[ColumnElement[str]] = literal_column(r"E'\n '")
 _LINE: Final[ColumnElement[str]] = literal_column(r"E'\n'")
 _NONE: Final[ColumnElement[str]] = literal_column("''")
 ORDER_DOCUMENT: Final[ColumnElement[str]] = (
     _FIELD.concat(func.lower(orders.c.number))
     .concat(literal_column(r"E'\n#'"))
-    .concat(orders.c.number_compact)
+    .concat(func.lower(orders.c.number_compact))
     .concat(_FIELD)
     .concat(orders.c.item_folded)
     .concat(_FIELD)
@@ -311,12 +311,39 @@ CUSTOMER_DOCUMENT: Final[ColumnElement[str]] = (
     .concat(customers.c.code_folded)
     .concat(_LINE)
 )
+ORDER_WHOLES: Final[ColumnElement[Any]] = literal_column(
+    r"(ARRAY[lower(orders.number), E'\n' || orders.number_compact, orders.item_folded,"
+    " orders.notes_folded])"
+)
+CUSTOMER_WHOLES: Final[ColumnElement[Any]] = literal_column(
+    "(ARRAY[customers.name_folded, customers.email_folded, customers.code_folded])"
+)
 # Table, expression and condition of each.
 TRIGRAM_INDEXES: Final[dict[str, tuple[Table, ColumnElement[Any], ColumnElement[bool] | None]]] = {
     "ix_orders_document": (orders, ORDER_DOCUMENT, _kept),
     "ix_customers_document": (customers, CUSTOMER_DOCUMENT, None),
     "ix_customers_phone_digits": (customers, customers.c.phone_digits, None),
 }
+for _name, _table, _expression, _where in (
+    ("ix_orders_wholes", orders, ORDER_WHOLES, _kept),
+    ("ix_customers_wholes", customers, CUSTOMER_WHOLES, None),
+):
+    Index(
+        _name,
+        text(str(_expression).replace(f"{_table.name}.", "")),
+        _table=_table,
+        postgresql_using="gin",
+        postgresql_where=_where,
+        postgresql_with={"gin_pending_list_limit": 512},
+    ).ddl_if(dialect="postgresql")
+
+# Reports leave out the messages of these few.
+Index(
+    "ix_orders_deleted",
+    orders.c.id,
+    sqlite_where=orders.c.deleted_at.is_not(None),
+    postgresql_where=orders.c.deleted_at.is_not(None),
+)
 
 _waiting = f"status IN ({', '.join(repr(str(status)) for status in sorted(WAITING))})"
 notifications: Final = Table(
