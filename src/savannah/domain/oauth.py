@@ -18,12 +18,11 @@ from typing import Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from savannah.domain.access import Role, expand, scopes_of
+from savannah.domain.access import OFFLINE, Role, expand, scopes_of
 from savannah.domain.identity import Client, ClientType, GrantId, GrantType, UserId
 
 # The identifier of our API as a resource is this path under the issuer (RFC 8707).
 API_PATH: Final = "/api/"
-OFFLINE: Final = "offline_access"
 REQUEST_URI_PREFIX: Final = "urn:ietf:params:oauth:request_uri:"
 
 _CHALLENGE: Final = re.compile(r"[A-Za-z0-9._~-]{43,128}")

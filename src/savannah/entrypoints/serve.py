@@ -460,7 +460,6 @@ async def _prepare_storage(job: _Job) -> None:
     """Before there are several, so that one migrates and all fail in the same way."""
     async with opened(job.settings, Place(public_url=job.place.public_url)) as container:
         await container.tokens().prepare()  # once, and not in each of them
-        pass
 
 
 def _worker_process(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from savannah.adapters.memory.tables import Tables
 from savannah.application.ports import Clients, Grants, Lock, Session, SigningKeys, Users
+from savannah.domain.access import OFFLINE
 from savannah.domain.errors import NotFound, Problems
 from savannah.domain.identity import (
     Client,
@@ -21,7 +22,6 @@ from savannah.domain.identity import (
     UserId,
     login_key,
 )
-from savannah.domain.oauth import OFFLINE
 from savannah.domain.text import email_key
 
 

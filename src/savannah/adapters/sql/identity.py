@@ -26,7 +26,7 @@ from savannah.application.ports import (
     SigningKeys,
     Users,
 )
-from savannah.domain.access import Role
+from savannah.domain.access import OFFLINE, Role
 from savannah.domain.errors import NotFound, Problems
 from savannah.domain.identity import (
     AuthMethod,
@@ -41,7 +41,6 @@ from savannah.domain.identity import (
     User,
     UserId,
 )
-from savannah.domain.oauth import OFFLINE
 from savannah.domain.text import email_key
 
 # --- users ---------------------------------------------------------------------------------------
