@@ -31,7 +31,6 @@ from savannah.domain.oauth import (
     OAuthError,
     Parameters,
     UnsafeRequest,
-    is_plain,
 )
 
 LOGOUT_TOKEN_TTL: Final = timedelta(minutes=2)
@@ -187,8 +186,6 @@ class Sessions:
             raise UnsafeRequest("invalid_request", "The id_token_hint is not one of ours") from None
 
     async def _client(self, client_id: str) -> Client | None:
-        if not is_plain(client_id):
-            return None
         async with self._storage(reading="fresh") as uow:
             return await uow.clients.find(client_id)
 
