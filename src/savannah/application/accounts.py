@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
-from savannah.application.identity import AuditLog, IdentitySettings, LoginLock
+from savannah.application.identity import OPERATOR, AuditLog, IdentitySettings, LoginLock
 from savannah.application.ports import Clock, PasswordHasher, Randomness, Storage, UnitOfWork
 from savannah.domain.access import Caller, Role, Scope
 from savannah.domain.errors import (
@@ -28,8 +27,6 @@ from savannah.domain.identity import (
     typed_password,
 )
 from savannah.domain.identity import new_password as check_new_password
-
-OPERATOR: Final = "operator"
 
 
 class Accounts:

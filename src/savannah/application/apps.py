@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from savannah.application.identity import AuditLog, IdentitySettings
+from savannah.application.identity import OPERATOR, AuditLog, IdentitySettings
 from savannah.application.ports import Clock, Randomness, Storage
 from savannah.domain.access import IDENTITY_SCOPES, ROLE_SCOPES, Caller, Role, Scope
-from savannah.domain.errors import AuthenticationRequired, InsufficientScope
+from savannah.domain.errors import AuthenticationRequired, InsufficientScope, NotFound
 from savannah.domain.identity import (
     ALPHANUMERIC,
     SECRET_LENGTH,
@@ -19,6 +19,7 @@ from savannah.domain.identity import (
     UserId,
     digest,
 )
+from savannah.domain.oauth import is_plain, registered
 
 _CLIENT_ID_LENGTH: Final = 32
 _EVERY_SCOPE: Final = frozenset({*IDENTITY_SCOPES, *(scope.value for scope in Scope)})
@@ -113,6 +114,34 @@ class Apps:
             )
             await uow.commit()
         return client, secret
+
+    async def configure_provider(
+        self, client_id: str, changes: Mapping[str, object], *, by: Caller | None
+    ) -> Client:
+        """Change how the OpenID provider treats an app; fields as `domain.oauth.registered`.
+
+        Args:
+            by: None is the operator of this installation.
+
+        Raises:
+            InsufficientScope, NotFound; Invalid with every broken field.
+        """
+        if by is not None:
+            by.require(Scope.APPS_MANAGE)
+        async with self._storage() as uow:
+            client = await uow.clients.find(client_id) if is_plain(client_id) else None
+            if client is None:
+                raise NotFound("client")
+            after = registered(client, changes)
+            if after != client:
+                await uow.clients.save(after)
+                actor, request_id = (by.principal, by.request_id) if by else (OPERATOR, None)
+                names = sorted(changes)
+                await self._audit.record(
+                    uow, "client.configured", client.id, actor, request_id, fields=names
+                )
+            await uow.commit()
+        return after
 
     def require_app_maker(self, by: Caller | None) -> None:
         """Whether this caller may make apps at all; a door asks before it looks at what was typed.

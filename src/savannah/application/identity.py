@@ -14,6 +14,7 @@ from savannah.domain.events import Event
 from savannah.domain.identity import digest, login_key
 from savannah.domain.notification import Rate
 
+OPERATOR: Final = "operator"
 _LOGIN_LOCK: Final = Rate(5, timedelta(minutes=15))
 
 

@@ -123,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     revoked = keys_of.add_parser("revoke", help="drop a stolen key, and all tokens it has signed")
     revoked.add_argument("kid", metavar="KID")
     revoked.set_defaults(command=_keys_revoke)
+    apps = add("apps", _no_command, "Decide how the OpenID provider treats an app.")
+    configure = apps.add_subparsers(metavar="ACTION", required=True).add_parser(
+        "configure", help="change logout addresses, keys, PKCE, consent"
+    )
+    configure.add_argument("client_id", metavar="CLIENT_ID")
+    configure.add_argument("changes", metavar="JSON", help="the fields to change, as an object")
+    configure.set_defaults(command=_apps_configure)
     _add_sms(add("sms", _no_command, "Look into the outbox; send dead letters again."))
     openapi = add("openapi", _openapi, "Print the OpenAPI document.")
     openapi.add_argument("--output", metavar="FILE", help="write it there instead")
@@ -348,6 +355,26 @@ def _keys_revoke(options: argparse.Namespace) -> int:
     async def work(container: Container) -> int:
         await container.tokens().revoke(options.kid)
         print("The key is worth nothing now, in running servers within half a minute.")
+        return DONE
+
+    return _with_parts(work)
+
+
+def _apps_configure(options: argparse.Namespace) -> int:
+    import json
+
+    try:
+        changes = json.loads(options.changes)
+    except ValueError:
+        changes = None
+    if not isinstance(changes, dict):
+        _complain("the changes must be one JSON object")
+        return MISUSED
+
+    async def work(container: Container) -> int:
+        apps = container.identity().apps
+        client = await apps.configure_provider(options.client_id, changes, by=None)
+        print(f"{client.name} is changed.")
         return DONE
 
     return _with_parts(work)
