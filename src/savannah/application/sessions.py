@@ -259,10 +259,11 @@ class Sessions:
         return await self._sender.send(notice.uri, token)
 
     async def sweep(self) -> None:
-        """Delete what is over: pushed requests, used ids, old codes and sessions."""
+        """Delete what is over: pushed requests, used ids, old codes, sessions and grants."""
         now = self._clock.now()
         kept = self._settings.refresh_family_ttl + self._settings.access_token_ttl
         async with self._storage() as uow:
             await uow.handshakes.forget(now=now, codes_before=now - kept)
             await uow.sessions.forget(before=now - kept)
+            await uow.grants.forget(before=now - kept)
             await uow.commit()

@@ -141,6 +141,16 @@ class MemoryGrants(Grants):
         for grant in [grant for grant in self._tables.grants.values() if which(grant)]:
             await self.revoke(grant.id, at=at)
 
+    async def forget(self, *, before: datetime) -> None:
+        tables = self._tables
+        for token in [t for t in tables.refresh_tokens.values() if t.expires_at <= before]:
+            tables.refresh_tokens.drop(token.digest)
+        kept = {token.grant_id for token in tables.refresh_tokens.values()}
+        kept |= {code.grant_id for code in tables.codes.values()}
+        for grant in [g for g in tables.grants.values() if g.created_at <= before]:
+            if grant.id not in kept:
+                tables.grants.drop(grant.id)
+
     async def clients_of_session(self, session_id: UUID) -> Collection[str]:
         grants = self._tables.grants.values()
         return {grant.client_id for grant in grants if grant.session_id == session_id}

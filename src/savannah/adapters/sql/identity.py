@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, insert, or_, select, update
+from sqlalchemy import Row, bindparam, delete, exists, insert, or_, select, update
 
 from savannah.adapters.sql.tables import (
+    authorization_codes,
     clients,
     grants,
     refresh_tokens,
@@ -258,6 +259,14 @@ _REVOKE_OF_CLIENT_AND_USER: Final = _REVOKE_OF_CLIENT.where(
 _CLIENTS_OF_SESSION: Final = (
     select(grants.c.client_id).where(grants.c.session_id == bindparam("of_session")).distinct()
 )
+_FORGET: Final = (
+    delete(refresh_tokens).where(refresh_tokens.c.expires_at <= bindparam("before")),
+    delete(grants).where(
+        grants.c.created_at <= bindparam("before"),
+        ~exists().where(refresh_tokens.c.grant_id == grants.c.id),
+        ~exists().where(authorization_codes.c.grant_id == grants.c.id),
+    ),
+)
 _ADD_REFRESH: Final = insert(refresh_tokens)
 # One statement decides; a second one waits for the first to commit and then finds nothing.
 _CONSUME_REFRESH: Final = (
@@ -356,6 +365,10 @@ class SqlGrants(Grants):
             self._transaction.later(_REVOKE_OF_CLIENT, values)
         else:
             self._transaction.later(_REVOKE_OF_CLIENT_AND_USER, {**values, "of_user": user_id})
+
+    async def forget(self, *, before: datetime) -> None:
+        for statement in _FORGET:
+            self._transaction.later(statement, {"before": before})
 
     async def clients_of_session(self, session_id: UUID) -> Collection[str]:
         rows = await self._transaction.all(_CLIENTS_OF_SESSION, {"of_session": session_id})

@@ -139,6 +139,7 @@ def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
         allow_headers=[
             "Authorization",
             "Content-Type",
+            "DPoP",
             "If-Match",
             "Idempotency-Key",
             "X-Request-ID",
