@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from joserfc import jwt
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, RSAKey
 
 from relying_party import CALLBACK, NONCE, VERIFIER, challenge, new_app, register
 from savannah.application.identity import IdentitySettings
@@ -302,6 +302,29 @@ def test_an_assertion_that_is_not_quite_right_is_refused(op, signer, client_key)
     is_refused(by_assertion(op, right, client_assertion_type=None), 401, "invalid_client")
     is_refused(by_assertion(op, right, client_secret="x"), 400, "invalid_request")
     assert by_assertion(op, right).status_code == 200
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "PS256"])
+def test_an_rsa_key_signs_too_and_needs_no_name_when_it_is_the_only_one(op, algorithm):
+    key = RSAKey.generate_key(2048)
+    app = new_app(
+        op,
+        grant_types=["client_credentials"],
+        metadata={
+            "token_endpoint_auth_method": AuthMethod.PRIVATE_KEY_JWT,
+            "jwks": {"keys": [key.as_dict(private=False)]},
+        },
+    )
+    now = int(op.clock.now().timestamp())
+    claims = {"iss": app.client_id, "sub": app.client_id, "aud": ISSUER, "exp": now + 60}
+    signed = jwt.encode(
+        {"alg": algorithm}, {**claims, "jti": "1"}, key, algorithms=["RS256", "PS256"]
+    )
+    assert by_assertion(op, signed).status_code == 200
+    for confused in ("HS256", "none"):
+        header = base64.urlsafe_b64encode(json.dumps({"alg": confused}).encode()).decode()
+        forged = ".".join([header.rstrip("="), *signed.split(".")[1:]])
+        is_refused(by_assertion(op, forged), 401, "invalid_client")
 
 
 def test_keys_do_no_good_to_a_client_that_registered_a_secret(op, client_key):
