@@ -484,6 +484,10 @@ class Grants(Protocol):
         """All grants of one client, or only those of one person."""
 
     @abstractmethod
+    async def forget(self, *, before: datetime) -> None:
+        """Delete refresh tokens that expired, and grants made before then with nothing left."""
+
+    @abstractmethod
     async def clients_of_session(self, session_id: UUID) -> Collection[str]:
         """The ids of the clients that a browser session has logged in to."""
 

@@ -123,7 +123,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_users(add("users", _no_command, "See who there is, and what they may do."))
     check = add("check", _check, "Validate settings; reach for the database and the gateway.")
     check.add_argument("--deploy", action="store_true", help="also refuse unsafe settings")
-    django = add("import-django", _import_django, "Copy the data of the Django service over.")
+    _add_django(add("import-django", _import_django, "Copy the data of the Django service over."))
+    _add_keys(add("keys", _no_command, "Manage the keys that sign tokens."))
+    _add_sms(add("sms", _no_command, "Look into the outbox; send dead letters again."))
+    openapi = add("openapi", _openapi, "Print the OpenAPI document.")
+    openapi.add_argument("--output", metavar="FILE", help="write it there instead")
+    permissions = add("permissions", _permissions, "Print who may do what, as a page.")
+    permissions.add_argument("--output", metavar="FILE", help="write it there instead")
+    normalize = add("normalize", _normalize, "Print phone numbers in international form.")
+    normalize.add_argument("numbers", nargs="+", metavar="NUMBER")
+    normalize.add_argument("--region", default="KE", help="whose national numbers (%(default)s)")
+    return parser
+
+
+def _add_django(django: argparse.ArgumentParser) -> None:
     django.add_argument(
         "--database-url",
         required=True,
@@ -138,24 +151,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     django.add_argument("--batch", type=_count, default=500, metavar="N", help="rows (500)")
     django.add_argument("--dry-run", action="store_true", help="check everything, store nothing")
-    keys = add("keys", _no_command, "Manage the keys that sign tokens.")
-    keys_of = keys.add_subparsers(metavar="ACTION", required=True)
-    rotate = keys_of.add_parser(
+
+
+def _add_keys(keys: argparse.ArgumentParser) -> None:
+    actions = keys.add_subparsers(metavar="ACTION", required=True)
+    rotate = actions.add_parser(
         "rotate", help="let the next key sign from now on; older tokens stay valid"
     )
     rotate.set_defaults(command=_keys_rotate)
-    revoked = keys_of.add_parser("revoke", help="drop a stolen key, and all tokens it has signed")
+    revoked = actions.add_parser("revoke", help="drop a stolen key, and all tokens it has signed")
     revoked.add_argument("kid", metavar="KID")
     revoked.set_defaults(command=_keys_revoke)
-    _add_sms(add("sms", _no_command, "Look into the outbox; send dead letters again."))
-    openapi = add("openapi", _openapi, "Print the OpenAPI document.")
-    openapi.add_argument("--output", metavar="FILE", help="write it there instead")
-    permissions = add("permissions", _permissions, "Print who may do what, as a page.")
-    permissions.add_argument("--output", metavar="FILE", help="write it there instead")
-    normalize = add("normalize", _normalize, "Print phone numbers in international form.")
-    normalize.add_argument("numbers", nargs="+", metavar="NUMBER")
-    normalize.add_argument("--region", default="KE", help="whose national numbers (%(default)s)")
-    return parser
 
 
 def _add_users(users: argparse.ArgumentParser) -> None:
@@ -201,6 +207,10 @@ def _add_apps(apps: argparse.ArgumentParser) -> None:
     remove.add_argument("client_id")
     remove.add_argument("secret", help="its name, as `savannah apps list` prints it")
     remove.set_defaults(command=_apps_remove_secret)
+    configure = actions.add_parser("configure", help="change logout addresses, keys, PKCE, consent")
+    configure.add_argument("client_id")
+    configure.add_argument("changes", metavar="JSON", help="the fields to change, as an object")
+    configure.set_defaults(command=_apps_configure)
     for name, active, about in (
         ("disable", False, "give an app no more tokens, and stop those it has"),
         ("enable", True, "let an app get tokens again"),
@@ -597,6 +607,26 @@ def _keys_revoke(options: argparse.Namespace) -> int:
     async def work(container: Container) -> int:
         await container.tokens().revoke(options.kid)
         print("The key is worth nothing now, in running servers within half a minute.")
+        return DONE
+
+    return _with_parts(work)
+
+
+def _apps_configure(options: argparse.Namespace) -> int:
+    import json
+
+    try:
+        changes = json.loads(options.changes)
+    except ValueError:
+        changes = None
+    if not isinstance(changes, dict):
+        _complain("the changes must be one JSON object")
+        return MISUSED
+
+    async def work(container: Container) -> int:
+        apps = container.identity().apps
+        client = await apps.configure_provider(options.client_id, changes, by=None)
+        print(f"{client.name} is changed.")
         return DONE
 
     return _with_parts(work)

@@ -536,6 +536,7 @@ grants: Final = Table(
 Index("ix_grants_user_id", grants.c.user_id)
 Index("ix_grants_client_id", grants.c.client_id)
 Index("ix_grants_session_id", grants.c.session_id)
+Index("ix_grants_created_at", grants.c.created_at)
 
 refresh_tokens: Final = Table(
     "refresh_tokens",
@@ -549,6 +550,7 @@ refresh_tokens: Final = Table(
     Column("key_thumbprint", Words),
 )
 Index("ix_refresh_tokens_grant_id", refresh_tokens.c.grant_id)
+Index("ix_refresh_tokens_expires_at", refresh_tokens.c.expires_at)
 
 # Used codes stay as long as their tokens may live: a second use has to find what to revoke.
 authorization_codes: Final = Table(
@@ -563,6 +565,7 @@ authorization_codes: Final = Table(
     Column("expires_at", Instant, nullable=False),
     Column("consumed_at", Instant),
 )
+Index("ix_authorization_codes_grant_id", authorization_codes.c.grant_id)
 Index("ix_authorization_codes_expires_at", authorization_codes.c.expires_at)
 
 pushed_requests: Final = Table(
