@@ -22,6 +22,11 @@ def tools(session: nox.Session) -> None:
     session.run("uv", "sync", "--quiet", "--group", "test", external=True)
 
 
+def deployment_tools(session: nox.Session) -> None:
+    """The same, with what reads the files of a deployment."""
+    session.run("uv", "sync", "--quiet", "--group", "test", "--group", "deploy", external=True)
+
+
 @nox.session(python=False)
 def lint(session: nox.Session) -> None:
     """Style and import rules."""
@@ -89,6 +94,58 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def pgbouncer(session: nox.Session) -> None:
+    """Storage through a real PgBouncer in transaction mode: `apt-get install pgbouncer` first."""
+    tools(session)
+    suites = sorted(str(path) for path in Path("tests/contract").glob("test_storage_*.py"))
+    session.run("pytest", "--pooler", "tests/pooler", *suites, *session.posargs)
+
+
+@nox.session(python=False)
+def deploy(session: nox.Session) -> None:
+    """What is in `deploy/` and `.github/`, by the tools that read it; needs nginx and promtool."""
+    deployment_tools(session)
+    session.run("pytest", "tests/deploy", "-m", "not machine", *session.posargs)
+
+
+@nox.session(python=False)
+def image(session: nox.Session) -> None:
+    """Build the Containerfile and run it; needs root, buildah, podman and mmdebstrap."""
+    deployment_tools(session)
+    session.run("pytest", "tests/deploy/test_image.py", *session.posargs)
+
+
+@nox.session(python=False)
+def machine(session: nox.Session) -> None:
+    """Boot a Debian and run the playbook on it, twice; needs root, systemd-nspawn, mmdebstrap."""
+    deployment_tools(session)
+    session.run("pytest", "tests/deploy/test_machine.py", *session.posargs)
+
+
+@nox.session(python=False)
+def sbom(session: nox.Session) -> None:
+    """Write what the server is made of to `dist/sbom.cdx.json`, in CycloneDX; needs no network."""
+    deployment_tools(session)
+    output = session.posargs[0] if session.posargs else "dist/sbom.cdx.json"
+    (ROOT / output).parent.mkdir(parents=True, exist_ok=True)
+    session.run(
+        "cyclonedx-py", "requirements", "requirements.lock", "--pyproject", "pyproject.toml",
+        "--mc-type", "application", "--output-reproducible", "--validate",
+        "--output-format", "JSON", "--output-file", output,
+    )  # fmt: skip
+
+
+@nox.session(python=False)
+def audit(session: nox.Session) -> None:
+    """Ask for known weaknesses of the locked versions; needs the network."""
+    deployment_tools(session)
+    session.run(
+        "pip-audit", "--requirement", "requirements.lock", "--require-hashes", "--disable-pip",
+        "--strict", "--progress-spinner", "off", *session.posargs,
+    )  # fmt: skip
+
+
+@nox.session(python=False)
 def lock(session: nox.Session) -> None:
     """Take the newest versions: the pins in pyproject.toml and the hashed requirements.lock."""
     project = ROOT / "pyproject.toml"
@@ -106,4 +163,8 @@ def lock(session: nox.Session) -> None:
     session.run(
         "uv", "export", "--quiet", "--no-header", "--no-annotate", "--no-emit-project", "--no-dev",
         "--extra", "server", "--output-file", "requirements.lock", external=True,
+    )  # fmt: skip
+    session.run(
+        "uv", "export", "--quiet", "--no-header", "--no-annotate", "--only-group", "build",
+        "--output-file", "deploy/requirements-build.lock", external=True,
     )  # fmt: skip

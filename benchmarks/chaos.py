@@ -18,25 +18,22 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import asyncpg  # type: ignore[import-untyped]  # it ships none
 import httpx
-import uvicorn
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for the servers of the tests
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for servers and books
 
 import servers
+from books import GatewayServer, Promise, imbalances, read, settled, verdict_of
 from savannah.entrypoints.settings import environment_for_child
 from savannah.entrypoints.simulator import (
-    HandsetMessage,
-    MessageStatus,
     Mode,
     ReceivedSend,
     ReportMode,
@@ -50,7 +47,6 @@ GIVE_UP_S: Final = 25.0  # of a till, with one request and all its repetitions
 START_S: Final = 30.0
 SETTLE_S: Final = 120.0
 TIMEOUTS: Final = "0.5,0.7"
-IN_FLIGHT: Final = timedelta(seconds=15)  # how long an attempt under way may still arrive
 TOKEN: Final = "chaos-callback-token"
 STATUSES: Final = ("processing", "shipped", "delivered")
 GATEWAY_FAULTS: Final = (
@@ -133,13 +129,6 @@ class Program:
             return await process.wait()
 
 
-class _GatewayServer(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are for the whole run."""
-        yield
-
-
 @dataclass(slots=True, kw_only=True)
 class Parts:
     """What the run consists of. Servers are handled in one thread, whose end would end them."""
@@ -165,19 +154,6 @@ class Parts:
 
 
 @dataclass(slots=True)
-class Sale:
-    """An order as the till that took it knows it."""
-
-    key: str
-    customer: str
-    id: str | None = None
-    ids: set[str] = field(default_factory=set)
-    version: int = 0
-    status: str = ""
-    texts: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
 class Ledger:
     """Everything that was promised to the tills."""
 
@@ -185,7 +161,7 @@ class Ledger:
     random: random.Random
     counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
-    sales: list[Sale] = field(default_factory=list)
+    sales: list[Promise] = field(default_factory=list)
     customers: list[str] = field(default_factory=list)
     opted_out: dict[str, datetime] = field(default_factory=dict)
     surprises: list[str] = field(default_factory=list)
@@ -252,17 +228,17 @@ class Till:
 
     async def sell(self) -> None:
         ledger = self._ledger
-        sale = Sale(f"sale-{len(ledger.sales)}", ledger.random.choice(ledger.customers))
+        sale = Promise(f"sale-{len(ledger.sales)}", ledger.random.choice(ledger.customers))
         ledger.sales.append(sale)
         body = {"customer": sale.customer, "item": sale.key, "amount": "10.00"}
         made = await self.ask("POST", "/api/orders/", body, key=sale.key)
         if made is None:
             return
-        self._note(sale, made)
+        sale.heard(made)
         if ledger.random.random() < 0.15:  # the answer was lost on its way: the till asks again
             again = await self.ask("POST", "/api/orders/", body, key=sale.key)
             if again is not None:
-                self._note(sale, again)
+                sale.heard(again)
         steps = ledger.random.randint(0, len(STATUSES))
         for step in STATUSES[:steps]:
             await asyncio.sleep(ledger.random.uniform(0.05, 0.6))
@@ -270,19 +246,12 @@ class Till:
             moved = await self.ask("PATCH", path, {"status": step}, key=f"{sale.key}-{step}")
             if moved is None:
                 return
-            self._note(sale, moved)
+            sale.heard(moved)
         if steps <= 1 and ledger.random.random() < 0.4:
             path = f"/api/orders/{sale.id}/cancel/"
             moved = await self.ask("POST", path, {}, key=f"{sale.key}-cancel")
             if moved is not None:
-                self._note(sale, moved)
-
-    def _note(self, sale: Sale, order: dict[str, Any]) -> None:
-        sale.id = order["id"]
-        sale.ids.add(order["id"])
-        sale.texts.add(order["sms"]["notification"])
-        if order["version"] > sale.version:
-            sale.version, sale.status = order["version"], order["status"]
+                sale.heard(moved)
 
 
 async def keep_busy(till: Till, ledger: Ledger, pause_s: float, ends_at: float) -> None:
@@ -374,146 +343,6 @@ async def break_gateway(parts: Parts, ledger: Ledger, ends_at: float) -> None:
     switches.turn({"mode": Mode.NORMAL, "report_mode": ReportMode.NORMAL})
 
 
-# --- what must hold ------------------------------------------------------------------------------
-
-_BUSY: Final = """
-SELECT count(*) FROM notifications
-WHERE status IN ('queued', 'sending') OR (status = 'deferred' AND due_at < now())
-"""
-
-
-async def settle(database_url: str) -> float:
-    """Wait until nothing is under way; for how long."""
-    began = time.monotonic()
-    connection = await asyncpg.connect(database_url)
-    try:
-        while (  # noqa: ASYNC110  what we wait for happens in other processes
-            await connection.fetchval(_BUSY) and time.monotonic() < began + SETTLE_S
-        ):
-            await asyncio.sleep(0.3)
-    finally:
-        await connection.close()
-    return time.monotonic() - began
-
-
-async def rows_of(database_url: str) -> tuple[list[Any], list[Any], list[Any], int]:
-    connection = await asyncpg.connect(database_url)
-    try:
-        return (
-            await connection.fetch("SELECT * FROM orders"),
-            await connection.fetch("SELECT * FROM notifications ORDER BY id"),
-            await connection.fetch("SELECT * FROM events WHERE subject = 'order' ORDER BY version"),
-            await connection.fetchval(_BUSY),
-        )
-    finally:
-        await connection.close()
-
-
-def check_orders(ledger: Ledger, orders: list[Any], events: list[Any]) -> Iterator[str]:
-    by_key: dict[str, list[Any]] = {}
-    for order in orders:
-        by_key.setdefault(order["item"], []).append(order)
-    happened: dict[Any, list[Any]] = {}
-    for event in events:
-        happened.setdefault(event["subject_id"], []).append(event)
-    for sale in ledger.sales:
-        kept = by_key.get(sale.key, [])
-        if len(kept) > 1 or len(sale.ids) > 1:
-            yield f"{sale.key}: {len(kept)} orders under one key, {len(sale.ids)} told"
-        if sale.id is not None and [str(order["id"]) for order in kept] != [sale.id]:
-            yield f"{sale.key}: acknowledged and not kept"
-        for order in kept:
-            if order["version"] < sale.version:
-                yield f"{sale.key}: version {sale.version} was told, {order['version']} kept"
-            if order["version"] == sale.version and order["status"] != sale.status:
-                yield f"{sale.key}: {sale.status} was told, {order['status']} kept"
-    for order in orders:
-        story = happened.get(order["id"], [])
-        if [event["version"] for event in story] != list(range(1, order["version"] + 1)):
-            yield f"{order['item']}: its events do not count up to version {order['version']}"
-        moves = [json.loads(event["data"]).get("to") for event in story[1:]]
-        if order["status"] != (moves[-1] if moves else "pending"):
-            yield f"{order['item']}: is {order['status']}, its events say {moves}"
-
-
-def verdict_of(send: ReceivedSend) -> str:
-    """What a caller can know from the answer: `accepted`, `refused` or `unsure`."""
-    answer = send.answer
-    if answer is None or answer.broken:
-        return "unsure"
-    if answer.status != httpx.codes.CREATED:
-        return "refused" if answer.status == httpx.codes.SERVICE_UNAVAILABLE else "unsure"
-    try:
-        (recipient,) = json.loads(answer.body)["SMSMessageData"]["Recipients"]
-    except ValueError:
-        return "unsure"
-    return "accepted" if recipient["statusCode"] in (100, 101, 102) else "refused"
-
-
-def check_texts(
-    ledger: Ledger,
-    orders: list[Any],
-    rows: list[Any],
-    received: list[ReceivedSend],
-    shown: list[HandsetMessage],
-) -> Iterator[str]:
-    sends: dict[tuple[str, str], list[ReceivedSend]] = {}
-    for send in received:
-        assert send.asked is not None
-        sends.setdefault((send.asked.recipients[0], send.asked.text), []).append(send)
-    taken = Counter(
-        (text.to, text.text) for text in shown if text.status is not MessageStatus.REFUSED
-    )
-    messages = {(row["to_phone"], row["text"]): row for row in rows}
-    if len(messages) != len(rows):
-        yield "two messages with one text"
-    if strangers := sends.keys() - messages.keys():
-        yield f"{len(strangers)} texts were sent that no message asked for"
-    for what, row in messages.items():
-        yield from check_text(row, sends.get(what, []), taken[what])
-    known = {str(row["id"]) for row in rows}
-    told = {text for sale in ledger.sales for text in sale.texts}
-    if lost := told - known:
-        yield f"{len(lost)} messages were told and not kept"
-    created = Counter(row["order_id"] for row in rows if row["event"] == "order_created")
-    yield from (
-        f"{order['item']}: {created[order['id']]} messages of its creation"
-        for order in orders
-        if created[order["id"]] != 1
-    )
-    for row in rows:
-        out_at = ledger.opted_out.get(str(row["customer_id"]))
-        if out_at is None:
-            continue
-        arrived = [send.at for send in sends.get((row["to_phone"], row["text"]), ())]
-        if arrived and row["handed_at"] > out_at:
-            yield f"{row['id']}: begun {row['handed_at'] - out_at} after the opt-out"
-        if any(at > out_at + IN_FLIGHT for at in arrived):
-            yield f"{row['id']}: arrived long after the opt-out"
-
-
-def check_text(row: Any, sends: list[ReceivedSend], taken: int) -> Iterator[str]:
-    name = f"message {row['id']} ({row['status']}, {row['outcome_code']})"
-    verdicts = [verdict_of(send) for send in sends]
-    if taken > 1:
-        yield f"{name}: the gateway took it {taken} times"
-    if any(verdict != "refused" for verdict in verdicts[:-1]):
-        yield f"{name}: sent again after {verdicts}"
-    if row["status"] == "sending":
-        yield f"{name}: stuck"
-    if row["status"] in ("sent", "delivered") and taken != 1:
-        yield f"{name}: the gateway took it {taken} times"
-    if row["status"] in ("queued", "deferred", "skipped", "dead") and taken:
-        yield f"{name}: the gateway has it"
-    # Without balance no attempt is spent.
-    spent = sum(
-        send.answer is None or verdict == "unsure" or b"InsufficientBalance" not in send.answer.body
-        for send, verdict in zip(sends, verdicts, strict=True)
-    )
-    if spent > row["attempts"]:
-        yield f"{name}: {spent} sends in {row['attempts']} attempts"
-
-
 # --- the run -------------------------------------------------------------------------------------
 
 
@@ -598,7 +427,7 @@ async def stir(parts: Parts, folder: Path, ledger: Ledger, seconds: float, rate:
             break_gateway(parts, ledger, ends_at),
             *(keep_busy(till, ledger, pause_s, ends_at) for till in tills),
         )
-    took = await settle(parts.database_url)
+    took = await settled(parts.database_url, within_s=SETTLE_S)
     print(f"settled after {took:.1f} s")
 
 
@@ -607,23 +436,13 @@ async def run(seconds: float, rate: float, seed: int, folder: Path) -> list[str]
     with ThreadPoolExecutor(1) as thread:
         parts = assemble(thread, folder)
         port = int(parts.urls[2].rpartition(":")[2])
-        gateway = _GatewayServer(
-            uvicorn.Config(
-                parts.simulator.app(),
-                port=port,
-                log_config=None,
-                access_log=False,
-                ws="none",
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=1,
-            )
-        )
+        gateway = GatewayServer(parts.simulator, port)
         serving = asyncio.create_task(gateway.serve())
         programs = [*parts.webs, *parts.workers]
         try:
             await stir(parts, folder, ledger, seconds, rate)
             codes = await asyncio.gather(*(program.terminate() for program in programs))
-            orders, rows, events, busy = await rows_of(parts.database_url)
+            books = await read(parts.database_url)
         finally:
             await asyncio.gather(*(program.kill() for program in programs))
             gateway.should_exit = True
@@ -631,20 +450,19 @@ async def run(seconds: float, rate: float, seed: int, folder: Path) -> list[str]
             thread.submit(parts.redis.close).result()
             thread.submit(parts.postgres.close).result()
     received, shown = list(parts.simulator.received), list(parts.simulator.messages())
-    for name, listed in {"messages": rows, "sends": received, "handsets": shown}.items():
+    for name, listed in {"messages": books.messages, "sends": received, "handsets": shown}.items():
         (folder / f"{name}.txt").write_text("\n".join(map(str, listed)))
     broken = [f"unexpected answer: {each}" for each in ledger.surprises]
-    broken += check_orders(ledger, orders, events)
-    broken += check_texts(ledger, orders, rows, received, shown)
-    if busy:
-        broken.append(f"{busy} messages are still under way")
+    broken += imbalances(books, ledger.sales, received, shown, opted_out=ledger.opted_out)
     if any(codes):
         broken.append(f"programs did not end in order: {codes}")
-    tell(ledger, rows, received, [program.log for program in programs])
+    tell(ledger, books.messages, received, [program.log for program in programs])
     return broken
 
 
-def tell(ledger: Ledger, rows: list[Any], received: list[ReceivedSend], logs: list[Path]) -> None:
+def tell(
+    ledger: Ledger, rows: Sequence[Any], received: list[ReceivedSend], logs: list[Path]
+) -> None:
     acknowledged = sum(sale.id is not None for sale in ledger.sales)
     print(f"orders                {len(ledger.sales)} asked for, {acknowledged} acknowledged")
     print(f"customers opted out   {len(ledger.opted_out)}")

@@ -104,9 +104,9 @@ async def fill(database: str, *, orders_each: int = ORDERS_EACH) -> Desk:
     by = Caller.admin("benchmark")
     async with opened(settings, Place(public_url=settings.public_url or "")) as container:
         savannah, identity = container.savannah(), container.identity()
-        await identity.create_superuser(username="bench", password=PASSWORD)
-        client, secret = await identity.create_client(name="Bench", by=by)
-        login = await identity.login(
+        await identity.accounts.create_superuser(username="bench", password=PASSWORD)
+        client, secret = await identity.apps.create_client(name="Bench", by=by)
+        login = await identity.logins.login(
             username="bench",
             password=PASSWORD,
             client_id=client.client_id,

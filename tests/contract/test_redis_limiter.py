@@ -9,12 +9,20 @@ import time
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import chain
+from uuid import UUID
 
 import pytest
 from redis.asyncio import Redis
 
-from savannah.adapters.memory import ManualClock, MemoryRateLimiter
+from savannah.adapters.memory import (
+    ManualClock,
+    MemoryRateLimiter,
+    MemoryStorage,
+    SeededRandomness,
+)
 from savannah.adapters.redis_limiter import RedisRateLimiter
+from savannah.application.identity import AuditLog, LoginLock
+from savannah.domain.errors import TooManyAttempts
 from savannah.domain.notification import Rate
 from servers import own_redis
 
@@ -192,3 +200,32 @@ async def test_a_cluster_that_is_away_is_no_obstacle(prefix):
     nodes = "redis+cluster://127.0.0.1:1,127.0.0.1:2"
     async with opened(nodes, prefix) as limiter:
         assert await hits(limiter, 4) == [True] * 3 + [False]
+
+
+async def test_failed_logins_count_in_every_process(url, prefix):
+    """The delay of an account begins wherever its passwords were guessed, and ends everywhere."""
+    async with opened(url, prefix) as one, opened(url, prefix) as other:
+        locks = [login_lock(limiter) for limiter in (one, other)]
+
+        async def fail(number, name="johndoe"):
+            attempt = LoginLock.key(name, f"192.0.2.{number}")
+            await locks[number % 2].refuse(attempt)
+            await locks[number % 2].count_failure(
+                attempt, "user.login_failed", UUID(int=1), "x", None
+            )
+
+        for number in range(21):
+            await fail(number)
+        for lock in locks:
+            with pytest.raises(TooManyAttempts) as refused:
+                await lock.refuse(LoginLock.key("JohnDoe", "203.0.113.1"))
+            assert timedelta(0) < refused.value.retry_after <= timedelta(seconds=1)
+        await locks[0].forget(LoginLock.key("johndoe", "203.0.113.1"))
+        for lock in locks:
+            await lock.refuse(LoginLock.key("johndoe", "203.0.113.1"))
+
+
+def login_lock(limiter):
+    clock = ManualClock()
+    audit = AuditLog(clock=clock, randomness=SeededRandomness())
+    return LoginLock(storage=MemoryStorage(), limiter=limiter, audit=audit, rate=Rate(5, MINUTE))

@@ -8,10 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from savannah.application.ports import Session
+from savannah.application.ports import ClientFilter, Session, UserFilter
 from savannah.domain.access import Role
 from savannah.domain.errors import Invalid, NotFound
 from savannah.domain.identity import ClientType, GrantType, RefreshToken, SigningKey
+from savannah.domain.paging import Ordering, PageRequest
 
 MINUTE = timedelta(minutes=1)
 
@@ -115,6 +116,47 @@ async def test_everybody_is_listed_by_user_name(storage, make, keep):
         ]
 
 
+async def test_accounts_come_in_pages_by_name_or_by_when_they_joined(storage, make, keep, walk):
+    users = [make.user(name) for name in ("zoe", "Adam", "bob", "adam.2", "Carl")]
+    await keep(*users)
+    for ordering, key in (
+        ("username", lambda user: (user.username.casefold(), user.id)),
+        ("created_at", lambda user: (user.date_joined, user.id)),
+    ):
+        for descending in (False, True):
+
+            async def page(wanted):
+                async with storage(reading=True) as uow:
+                    return await uow.users.page(UserFilter(), wanted)
+
+            expected = sorted(users, key=key, reverse=descending)
+            await walk(page, expected, ordering=Ordering(ordering, descending=descending))
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        (UserFilter(), {"boss", "john", "jane"}),
+        (UserFilter(role=[Role.ADMIN, Role.VIEWER]), {"boss", "jane"}),
+        (UserFilter(is_active=False), {"jane"}),
+        (UserFilter(is_active=True, role=[Role.STAFF]), {"john"}),
+        (UserFilter(login=["JOHN", "Jane@EXAMPLE.com", "nobody"]), {"john", "jane"}),
+        (UserFilter(login=["j"]), set()),
+        (UserFilter(login=[""]), set()),
+    ],
+)
+async def test_accounts_are_found_by_what_they_are(storage, make, keep, where, names):
+    await keep(
+        make.user("boss", role=Role.ADMIN),
+        make.user("john"),
+        make.user("jane", role=Role.VIEWER, email="jane@example.com", is_active=False),
+    )
+    async with storage(reading=True) as uow:
+        page = await uow.users.page(where, PageRequest())
+    assert {user.username for user in page.items} == names
+    assert page.count == len(names)
+
+
 async def test_active_admins_are_counted(storage, make, keep):
     async with storage(reading=True) as uow:
         assert await uow.users.active_admins() == 0
@@ -156,6 +198,59 @@ async def test_a_client_is_kept_as_given_and_replaced_when_saved(storage, make, 
         await uow.commit()
     async with storage(reading=True) as uow:
         assert await uow.clients.find("till") == rotated
+
+
+async def test_apps_come_in_pages_by_name_or_age(storage, make, keep, walk):
+    clients = [make.client(f"c{n}", name=name) for n, name in enumerate(("b", "A", "b", "\u00e9"))]
+    await keep(*clients)
+    for ordering, key in (
+        ("name", lambda client: (client.name, client.id)),
+        ("created_at", lambda client: (client.created_at, client.id)),
+    ):
+        for descending in (False, True):
+
+            async def page(wanted):
+                async with storage(reading=True) as uow:
+                    return await uow.clients.page(ClientFilter(), wanted)
+
+            expected = sorted(clients, key=key, reverse=descending)
+            await walk(page, expected, ordering=Ordering(ordering, descending=descending))
+
+
+@pytest.mark.parametrize(
+    ("where", "ids"),
+    [
+        (ClientFilter(), {"till", "phone", "old"}),
+        (ClientFilter(client_type=[ClientType.PUBLIC]), {"phone"}),
+        (ClientFilter(is_active=False), {"old"}),
+        (ClientFilter(first_party=False, is_active=True), {"phone"}),
+    ],
+)
+async def test_apps_are_found_by_what_they_are(storage, make, keep, where, ids):
+    await keep(
+        make.client("till"),
+        make.client("phone", client_type=ClientType.PUBLIC, secret_digests=(), first_party=False),
+        make.client("old", is_active=False),
+    )
+    async with storage(reading=True) as uow:
+        page = await uow.clients.page(where, PageRequest())
+    assert {client.client_id for client in page.items} == ids
+
+
+async def test_two_that_rotate_a_secret_at_once_do_so_in_turn(storage, make, keep):
+    await keep(make.client("till", secret_digests=()))
+
+    async def rotate(number):
+        async with storage() as uow:
+            client = await uow.clients.find("till", lock="update")
+            await asyncio.sleep(0)
+            kept = (f"{number}" * 64, *client.secret_digests)
+            await uow.clients.save(replace(client, secret_digests=kept))
+            await uow.commit()
+
+    await asyncio.gather(*map(rotate, range(4)))
+    async with storage(reading=True) as uow:
+        assert len((await uow.clients.find("till")).secret_digests) == 4
 
 
 # --- grants --------------------------------------------------------------------------------------

@@ -14,19 +14,24 @@ import pytest
 from savannah.entrypoints.settings import environment_for_child
 
 PATIENCE_S = 30.0
+SKEWED = Path(__file__).parents[1] / "skewed.py"
 
 
 class Running:
     """A process that said it is ready: its address, and a client for it."""
 
     def __init__(
-        self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str]
+        self,
+        folder: Path,
+        arguments: tuple[str, ...],
+        environment: dict[str, str],
+        program: tuple[str, ...] = ("-m", "savannah"),
     ) -> None:
         self.folder = folder
         self.log = folder / "stderr.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "savannah", *arguments],
+                [sys.executable, *program, *arguments],
                 cwd=folder,
                 env=environment,
                 stdout=subprocess.PIPE,
@@ -78,6 +83,13 @@ class Processes:
 
     def start(self, *arguments: str, **settings: str) -> Running:
         running = Running(self.folder, arguments, self.environment(settings))
+        self._running.append(running)
+        return running
+
+    def start_skewed(self, clock: Path, *arguments: str, **settings: str) -> Running:
+        """Start it where the clock is wrong by what that file says."""
+        program = (str(SKEWED), str(clock))
+        running = Running(self.folder, arguments, self.environment(settings), program)
         self._running.append(running)
         return running
 

@@ -25,11 +25,11 @@ from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.adapters.tokens import JoseTokens
 from savannah.application.business import Business
 from savannah.application.customers import Customers
-from savannah.application.identity import Identity, IdentitySettings
+from savannah.application.identity import IdentitySettings
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
 from savannah.application.reports import Reports
-from savannah.application.savannah import Savannah
+from savannah.application.savannah import Identity, Savannah
 from savannah.domain.access import Caller, Role
 from savannah.entrypoints.http import openapi
 from savannah.entrypoints.http.app import create_app
@@ -152,7 +152,9 @@ class Shared:
 class Desk:
     """One desk with an HTTP client that speaks for whoever a test names."""
 
-    def __init__(self, shared, *, options, identity, business, checks, storage, simulator=None):
+    def __init__(
+        self, shared, *, options, identity, business, checks, storage, simulator=None, issuers=None
+    ):
         self.clock = shared.clock
         self.tokens = shared.tokens
         self.clock.set(NOW)
@@ -174,7 +176,7 @@ class Desk:
             **world, gateway=self.gateway, jobs=queue, metrics=self.metrics
         )
         queue.bind(notifications.send)
-        self.identity = Identity(
+        self.identity = Identity.over(
             storage=self.storage,
             tokens=shared.tokens,
             hasher=shared.hasher,
@@ -182,6 +184,7 @@ class Desk:
             clock=self.clock,
             randomness=self.randomness,
             settings=identity,
+            issuers=issuers,
         )
         self.savannah = Savannah(
             customers=Customers(**world),
@@ -261,15 +264,17 @@ class Desk:
 
     async def _register(self, role):
         name = f"a-{role}"
-        await self.identity.create_superuser(username=name, password=PASSWORD)
+        await self.identity.accounts.create_superuser(username=name, password=PASSWORD)
         # Somebody has to stay an administrator.
-        await self.identity.create_superuser(username=f"chief-of-{name}", password=PASSWORD)
-        await self.identity.set_role(name, role, by=None)
+        await self.identity.accounts.create_superuser(
+            username=f"chief-of-{name}", password=PASSWORD
+        )
+        await self.identity.accounts.set_role(name, role, by=None)
 
     async def log_in(self, username, *, password=PASSWORD, scope=None, address="10.9.8.7"):
         """A login through a new app."""
         client, secret = await self.new_app()
-        return await self.identity.login(
+        return await self.identity.logins.login(
             username=username,
             password=password,
             client_id=client.client_id,
@@ -279,7 +284,7 @@ class Desk:
         )
 
     async def new_app(self):
-        return await self.identity.create_client(
+        return await self.identity.apps.create_client(
             name="Test app", by=Caller.admin("tests"), grant_types=None
         )
 
@@ -361,6 +366,7 @@ def open_desk(shared):
         checks=None,
         storage=None,
         simulator=None,
+        issuers=None,
         **options,
     ):
         desks.append(
@@ -372,6 +378,7 @@ def open_desk(shared):
                 checks=checks or {},
                 storage=storage or MemoryStorage(),
                 simulator=simulator,
+                issuers=issuers,
             )
         )
         return desks[-1]

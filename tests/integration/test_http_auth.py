@@ -333,13 +333,13 @@ def test_another_address_is_not_locked_out(open_desk, refused):
 
 
 def test_a_disabled_account_is_told_so_only_with_the_right_password(desk, app, john, refused):
-    desk.run(desk.identity.set_active("johndoe", active=False, by=None))
+    desk.run(desk.identity.accounts.set_active("johndoe", active=False, by=None))
     refused(log_in(desk, app, password="wrong password 1"), 401, "invalid_credentials")
     refused(log_in(desk, app), 403, "account_disabled")
 
 
 def test_tokens_of_a_disabled_account_end_at_once(desk, login, refused):
-    desk.run(desk.identity.set_active("johndoe", active=False, by=None))
+    desk.run(desk.identity.accounts.set_active("johndoe", active=False, by=None))
     refused(desk.get("/api/orders/", by=bearer(login)), 403, "account_disabled")
 
 
@@ -508,7 +508,7 @@ def test_a_machine_client_has_a_token_and_no_profile(desk, refused):
 
 
 async def robot_token(desk):
-    client, _ = await desk.identity.create_client(
+    client, _ = await desk.identity.apps.create_client(
         name="Robot",
         grant_types=["client_credentials"],
         scopes=["orders:read"],
@@ -549,7 +549,7 @@ def test_a_token_ends_after_its_hour(desk, login, refused):
 
 def test_a_new_role_acts_at_the_next_request(desk, login, refused):
     assert desk.post("/api/customers/", by=bearer(login), json={}).status_code == 422
-    desk.run(desk.identity.set_role("johndoe", Role.VIEWER, by=None))
+    desk.run(desk.identity.accounts.set_role("johndoe", Role.VIEWER, by=None))
     answer = desk.post("/api/customers/", by=bearer(login), json={})
     found = refused(answer, 403, "insufficient_scope")
     assert found["required_scope"] == "customers:write"

@@ -1,9 +1,11 @@
 """What holds for every request: paths, bodies, ids, hosts, headers, limits and refusals."""
 
+import asyncio
 import json
 import logging
 import re
 import uuid
+from datetime import timedelta
 from ipaddress import ip_network
 
 import pytest
@@ -477,6 +479,53 @@ def test_neighbours_in_one_ipv6_network_share_a_limit(open_desk, refused):
 # --- headers of answers --------------------------------------------------------------------------
 
 
+EVERY_KIND = [
+    "/api/orders/",
+    "/api/auth/health/",
+    "/api/nothing/",
+    "/nothing",
+    "/docs",
+    "/openapi.json",
+    "/metrics",
+    "/health/live",
+    "/problems/not_found",
+    "/.well-known/jwks.json",
+    "/simulator/",
+    "/simulator/state.json",
+]
+
+
+@pytest.mark.parametrize("path", EVERY_KIND)
+def test_every_kind_of_answer_has_the_security_headers_in_production(open_desk, path):
+    desk = open_desk(debug=False, simulator=Simulator().app())
+    for method in ("GET", "OPTIONS", "TRACE"):
+        headers = desk.request(method, f"https://desk.test{path}").headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cross-origin-opener-policy"] == "same-origin"
+        assert "camera=()" in headers["permissions-policy"]
+        assert headers["strict-transport-security"].startswith("max-age=31536000")
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert "server" not in headers
+        for name in headers:
+            assert len(headers.get_list(name)) == 1
+
+
+def test_refusals_of_the_gate_have_the_security_headers_too(open_desk):
+    desk = open_desk(debug=False, allowed_hosts=HOSTS)
+    for answer, status in (
+        (desk.get("/api/orders/", headers={"Host": "evil.example"}), 400),
+        (desk.get("/api/orders/", headers={"Host": "shop.example.com"}), 308),
+    ):
+        assert answer.status_code == status
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+
+
 @pytest.mark.parametrize("path", ["/api/orders/", "/api/auth/health/", "/api/nothing/", "/docs"])
 def test_every_answer_has_the_security_headers(desk, path):
     headers = desk.get(path).headers
@@ -542,6 +591,45 @@ def test_a_principal_has_a_limit_over_all_its_tokens(open_desk, refused):
     assert desk.get("/api/orders/", by="staff").status_code == 200
     desk.advance(seconds=60)
     assert desk.get("/api/orders/", by="viewer").status_code == 200
+
+
+def test_an_address_that_guesses_tokens_has_a_limit(open_desk, refused):
+    desk = open_desk(rate_limit=Rate.parse("3/min"))
+    for _ in range(3):
+        refused(desk.get("/api/orders/", by="Bearer nonsense"), 401, "invalid_token")
+    refused(desk.get("/api/orders/", by="Bearer nonsense"), 429, "rate_limited")
+    assert desk.get("/api/orders/", by="viewer").status_code == 200
+
+
+class Hangs(MemoryStorage):
+    """Storage that takes for ever, once it is told to."""
+
+    hangs = False
+
+    def __call__(self, *, reading=False):
+        return self if self.hangs else super().__call__(reading=reading)
+
+    async def __aenter__(self):
+        await asyncio.Event().wait()
+
+    async def __aexit__(self, *_):
+        raise AssertionError
+
+
+def test_a_handler_that_hangs_is_answered_for(open_desk, refused, lines):
+    storage = Hangs()
+    desk = open_desk(storage=storage, request_timeout=timedelta(seconds=0.05))
+    assert desk.get("/api/orders/", by="viewer").status_code == 200
+    storage.hangs = True
+    answer = desk.get("/api/orders/", by="viewer")
+    refused(answer, 503, "service_unavailable")
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    storage.hangs = False
+    assert desk.get("/api/orders/", by="viewer").status_code == 200
+    assert "a request took too long" in "".join(lines)
+    shown = desk.get("/metrics").text
+    assert 'savannah_http_problems_total{code="service_unavailable"} 1.0' in shown
 
 
 def test_without_limits_there_are_no_limit_headers(desk):

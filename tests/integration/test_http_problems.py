@@ -51,6 +51,7 @@ PROMISED = {
         "no_sms_for_status",
         "idempotency_in_progress",
         "last_admin",
+        "last_secret",
         "notification_not_dead",
         "order_number_taken",
     },

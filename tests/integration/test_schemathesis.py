@@ -82,7 +82,7 @@ def token(case, desk):
 
     async def of_a_newcomer():
         name = f"admin-{desk.randomness.uuid()}"
-        await desk.identity.create_superuser(username=name, password=PASSWORD)
+        await desk.identity.accounts.create_superuser(username=name, password=PASSWORD)
         return (await desk.log_in(name)).access_token
 
     return desk.run(of_a_newcomer())

@@ -68,6 +68,7 @@ LEAVES = [
     (errors.NotificationNotDead("sent"), "notification_not_dead", {"current_status": "sent"}),
     (errors.IdempotencyInProgress(), "idempotency_in_progress", {}),
     (errors.LastAdmin(), "last_admin", {}),
+    (errors.LastSecret(), "last_secret", {}),
     (
         errors.RateLimited(retry_after=SECOND, limit=5, reset_after=SECOND),
         "rate_limited",

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 
+from office import OPEN, Office, Play, Scene
 from savannah.adapters.memory import (
     InlineQueue,
     ManualClock,
@@ -24,6 +25,7 @@ from savannah.adapters.memory import (
 from savannah.application.business import Business
 from savannah.application.customers import Customers
 from savannah.application.idempotency import Once
+from savannah.application.identity import IdentitySettings
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
 from savannah.application.ports import SmsGateway, Storage, UnitOfWork
@@ -32,6 +34,7 @@ from savannah.domain.access import Caller
 from savannah.domain.customer import Customer
 from savannah.domain.errors import SavannahError, Unavailable
 from savannah.domain.events import Event
+from savannah.domain.identity import SigningKey
 from savannah.domain.notification import Notification, Policy, SmsStatus
 from savannah.domain.order import NotificationId, Order, Status
 from savannah.domain.sms_text import SmsEvent
@@ -286,3 +289,33 @@ def refusal() -> Callable[..., Any]:
         return refused.value
 
     return refusal
+
+
+async def _made_key() -> SigningKey:
+    office = Office()
+    await office.tokens.rotate()
+    async with office.storage(reading=True) as uow:
+        return (await uow.signing_keys.list())[0]
+
+
+@pytest.fixture(scope="session")
+def signing_key() -> SigningKey:
+    """One key pair for every test: making one takes a tenth of a second."""
+    return asyncio.run(_made_key())
+
+
+@pytest.fixture
+def play(signing_key: SigningKey) -> Play:
+    """Runs one scene in a new office."""
+
+    def run(scene: Scene, settings: IdentitySettings = OPEN) -> None:
+        async def whole() -> None:
+            office = Office(settings)
+            async with office.storage() as uow:
+                await uow.signing_keys.add(signing_key)
+                await uow.commit()
+            await scene(office)
+
+        asyncio.run(whole())
+
+    return run

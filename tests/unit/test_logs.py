@@ -84,6 +84,7 @@ def test_a_line_is_one_json_object_with_the_fields_everybody_expects():
             "event": "something happened",
             "logger": "savannah.test",
             "request_id": "01J9Z3K4",
+            "trace_id": None,
             "order": "ORD-7K3Q9D-X",
             "tries": 3,
             "ok": True,

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
-from datetime import timedelta
+import selectors
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from savannah import Caller, MemoryGateway, MemoryStorage, SmsStatus, in_memory
 from savannah.adapters.in_process import InProcessQueue
@@ -11,7 +14,7 @@ from savannah.adapters.system import SystemClock, SystemRandomness
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
 from savannah.domain.errors import Unavailable
-from savannah.entrypoints.worker import Outbox
+from savannah.entrypoints.worker import SWEEP_EVERY_S, Outbox
 
 TILL = Caller.staff("till-3")
 GRACE = timedelta(seconds=5)
@@ -45,15 +48,16 @@ class SlowGateway(MemoryGateway):
 class Desk:
     """Orders and an outbox over the same storage, as one process has them."""
 
-    def __init__(self, *, storage=None, gateway=None, queue=None):
+    def __init__(self, *, storage=None, gateway=None, queue=None, clock=None):
         self.storage = storage or MemoryStorage()
         self.gateway = gateway or MemoryGateway()
         queue = queue or InProcessQueue()
-        self.app = in_memory(storage=self.storage)
+        clock = clock or SystemClock()
+        self.app = in_memory(storage=self.storage, clock=clock)
         shared = {
             "storage": self.storage,
             "jobs": queue,
-            "clock": SystemClock(),
+            "clock": clock,
             "randomness": SystemRandomness(),
             "metrics": NullMetrics(),
             "business": self.app.business,
@@ -64,6 +68,7 @@ class Desk:
             Notifications(gateway=self.gateway, **shared),
             queue,
             queue,
+            clock=shared["clock"],
             watch=lambda depth, age: self.seen.append((depth, age)),
         )
 
@@ -173,3 +178,72 @@ def test_storage_that_is_away_at_the_end_leaves_leases_to_end_by_themselves(capl
     with caplog.at_level(logging.WARNING, logger="savannah.worker"):
         asyncio.run(main())
     assert "leases were not given back and end by themselves" in [r.message for r in caplog.records]
+
+
+# --- a queue that is away, in virtual time -------------------------------------------------------
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Whoever sleeps in it wakes up at once, and the time has passed."""
+
+    def __init__(self):
+        super().__init__(selectors.DefaultSelector())
+        self.ahead = 0.0
+        wait = self._selector.select
+
+        def select(timeout=None):
+            self.ahead += timeout or 0
+            return wait(0)
+
+        self._selector.select = select
+
+    def time(self):
+        return self.ahead
+
+
+class LoopClock(SystemClock):
+    """The time of a loop."""
+
+    def now(self):
+        seconds = asyncio.get_running_loop().time()
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+
+
+class AwayQueue(InProcessQueue):
+    """Takes nothing until that moment of the loop."""
+
+    back_at = 0.0
+    refusals = 0
+
+    async def enqueue(self, ids):
+        if asyncio.get_running_loop().time() < self.back_at:
+            self.refusals += 1
+            raise Unavailable
+        await super().enqueue(ids)
+
+
+@pytest.mark.parametrize("away_s", [30, 3600])
+def test_a_queue_that_is_away_delays_texts_by_no_more_than_one_sweep_after_its_return(away_s):
+    """Fails without leases given back at once, or with pauses that grow beyond a sweep."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        queue = AwayQueue()
+        queue.back_at = away_s
+        desk = Desk(queue=queue, clock=LoopClock())
+        await desk.outbox.start()
+        orders = []
+        for _ in range(12):
+            orders += await desk.take()
+            await asyncio.sleep(away_s / 12)
+        assert not desk.gateway.sent
+        assert queue.refusals >= 5
+        while len(desk.gateway.sent) < len(orders):  # noqa: ASYNC110  time costs nothing here
+            await asyncio.sleep(0.1)
+        assert loop.time() - queue.back_at <= SWEEP_EVERY_S + 1
+        assert await desk.statuses(orders) == [SmsStatus.SENT] * len(orders)
+        assert len(desk.gateway.sent) == len(orders)
+        await desk.outbox.stop(grace=GRACE)
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())

@@ -22,7 +22,7 @@ from savannah.entrypoints.settings import (
     parse,
 )
 
-SERVER = "postgresql://desk:hunter2@db.example.com:5432/savannah"
+SERVER = "postgresql://desk:hunter2@db.example.com:5432/savannah?sslmode=require"
 KEY = "kF3xw8Q2mZ7pL0sV5tR9yB4nC6hJ1dGa"
 PRODUCTION = {
     "DATABASE_URL": SERVER,
@@ -204,6 +204,11 @@ BAD = {
     "LOG_FORMAT": "xml",
     "SENTRY_DSN": "sentry",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317",
+    "REQUEST_TIMEOUT_S": "soon",
+    "CLIENT_TIMEOUT_S": "-1",
+    "MAX_CONNECTIONS": "1",
+    "WORKER_METRICS_HOST": "http://0.0.0.0",
+    "WORKER_METRICS_PORT": "99999",
 }
 
 
@@ -298,12 +303,74 @@ def test_an_open_door_in_production_is_remarked_on():
         ({"RATE_LIMIT_AUTH": "off"}, "RATE_LIMIT_AUTH"),
         ({"LOGIN_LOCK": "off"}, "LOGIN_LOCK"),
         ({"CORS_ALLOWED_ORIGINS": "*"}, "CORS_ALLOWED_ORIGINS"),
+        ({"CORS_ALLOWED_ORIGINS": "http://shop.example.com"}, "CORS_ALLOWED_ORIGINS"),
+        ({"TRUSTED_PROXIES": "0.0.0.0/0"}, "TRUSTED_PROXIES"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8,::/0"}, "TRUSTED_PROXIES"),
+        ({"SECRET_KEY": "django-insecure-kF3xw8Q2mZ7pL0sV5tR9yB4n"}, "SECRET_KEY"),
+        ({"DATABASE_URL": SERVER.partition("?")[0]}, "DATABASE_URL"),
+        ({"DATABASE_URL": SERVER.replace("require", "prefer")}, "DATABASE_URL"),
+        ({"DATABASE_REPLICA_URLS": "postgresql://u@10.0.0.2/d"}, "DATABASE_REPLICA_URLS"),
+        ({"AFRICAS_TALKING_USERNAME": "sandbox"}, "AFRICAS_TALKING_USERNAME"),
+        ({"AFRICAS_TALKING_BASE_URL": SANDBOX_GATEWAY}, "AFRICAS_TALKING_USERNAME"),
         ({"AFRICAS_TALKING_API_KEY": ""}, "AFRICAS_TALKING_API_KEY"),
         ({"AFRICAS_TALKING_BASE_URL": "http://gateway.example.com"}, "AFRICAS_TALKING_BASE_URL"),
     ],
 )
 def test_what_is_unsafe_in_production_is_named(change, name):
     assert name in [named for named, _ in parse(PRODUCTION | change).unsafe()]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"DATABASE_URL": "postgresql://u@127.0.0.1/d"},
+        {"DATABASE_URL": "postgresql://u@localhost:5433/d"},
+        {"DATABASE_URL": "postgresql://u@[::1]/d"},
+        {"DATABASE_URL": "postgresql:///d?host=/run/postgresql"},
+        {"DATABASE_URL": SERVER.replace("require", "verify-full")},
+        {"DATABASE_URL": "sqlite:////srv/desk.db", "DEBUG": "false"},
+        {"TRUSTED_PROXIES": "10.0.0.0/8,192.168.1.7/32,fd00::/8"},
+        {"CORS_ALLOWED_ORIGINS": "https://shop.example.com"},
+    ],
+)
+def test_what_is_safe_in_production_is_let_be(change):
+    assert parse(PRODUCTION | change).unsafe() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"REDIS_URL": "redis://cache.example.com:6379"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis+cluster://127.0.0.1:7000,10.0.0.4:7000"}, "REDIS_URL"),
+        ({}, "AFRICAS_TALKING_CALLBACK_TOKEN"),
+        ({"AFRICAS_TALKING_BASE_URL": "http://127.0.0.1:9000"}, "AFRICAS_TALKING_BASE_URL"),
+        ({"DATABASE_URL": "sqlite:////srv/desk.db"}, "DATABASE_URL"),
+        ({"LOG_LEVEL": "DEBUG"}, "LOG_LEVEL"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel.example.com"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"SENTRY_DSN": "http://abc@sentry.example.com/1"}, "SENTRY_DSN"),
+    ],
+)
+def test_what_is_doubtful_in_production_is_remarked_upon(change, named):
+    sure = {"AFRICAS_TALKING_CALLBACK_TOKEN": "callback-token-0123"}
+    for redis in ("redis://127.0.0.1:6379", "redis://localhost", "rediss://c.example.com:6379"):
+        assert parse(PRODUCTION | sure | {"REDIS_URL": redis}).doubts() == []
+    without = {} if named == "AFRICAS_TALKING_CALLBACK_TOKEN" else sure
+    [doubt] = parse(PRODUCTION | without | change).doubts()
+    assert doubt.startswith(named)
+
+
+def test_an_extra_that_is_missing_is_named_with_what_to_install(monkeypatch):
+    asked = PRODUCTION | {
+        "SENTRY_DSN": "https://abc@sentry.example.com/1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+    }
+    assert parse(asked).missing_extras() == []
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    assert [(name, rule[-17:]) for name, rule in parse(asked).missing_extras()] == [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", " 'savannah[otel]'"),
+        ("SENTRY_DSN", "'savannah[sentry]'"[-17:]),
+    ]
+    assert parse(PRODUCTION).missing_extras() == []
 
 
 # --- secrets -------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 import httpx
 
 from savannah.application.ports import Sms, SmsGateway
+from savannah.application.trace import trace_var
 from savannah.domain.errors import Unavailable
 from savannah.domain.notification import (
     COST_UNITS,
@@ -214,6 +215,8 @@ class AfricasTalking(SmsGateway):
         headers = self._headers.copy()
         if kind is not None:
             headers += (b"Content-Length", b"%d" % len(content)), (b"Content-Type", kind)
+        if (trace := trace_var.get()) is not None:
+            headers.append((b"traceparent", trace.traceparent.encode("ascii")))
         request = httpx.Request(
             method,
             url,

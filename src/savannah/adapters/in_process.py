@@ -37,6 +37,7 @@ class InProcessQueue(JobQueue):
         self._woken = asyncio.Event()
         self._carriers: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._tell: Callable[[], None] | None = None
 
     def bind(self, handler: Handler) -> None:
         """Say who sends the messages; before `start`."""
@@ -46,8 +47,14 @@ class InProcessQueue(JobQueue):
         self._waiting.update(dict.fromkeys(ids))
         self._arrived.set()
 
+    def pass_on(self, tell: Callable[[], None]) -> None:
+        """Tell relays elsewhere of wake-ups, since none listens here."""
+        self._tell = tell
+
     def wake(self) -> None:
         self._woken.set()
+        if self._tell is not None:
+            self._tell()
 
     async def wait_for_work(self, timeout: timedelta) -> None:  # noqa: ASYNC109  the relay's idle time, not a failure
         """Return when somebody calls `wake`, or called it since the last return, or at timeout."""

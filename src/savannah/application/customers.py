@@ -137,7 +137,7 @@ class Customers:
         """
         by.require(Scope.CUSTOMERS_READ)
         query = SearchQuery.parse(q, region=self._business.region)
-        async with self._storage(reading="each") as uow:
+        async with self._storage(reading=True) as uow:
             found = await uow.customers.search(query, where, page)
         return found.map(lambda customer: Hit(customer, match_customer(query, customer)))
 

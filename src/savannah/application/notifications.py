@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from savannah.application import idempotency
+from savannah.application import idempotency, trace
 from savannah.application.business import Business
 from savannah.application.customers import learn_reachability
 from savannah.application.idempotency import Once
@@ -213,6 +213,11 @@ class Notifications:
         age = timedelta(0) if since is None else self._clock.now() - since
         return depth, max(age, timedelta(0))
 
+    async def pause(self) -> Pause | None:
+        """The gateway's trouble, if any, that keeps messages waiting."""
+        async with self._storage(reading="each") as uow:
+            return await uow.notifications.pause()
+
     # --- the sending -----------------------------------------------------------------------------
 
     async def send(self, ids: Sequence[NotificationId]) -> None:
@@ -299,6 +304,7 @@ class Notifications:
     async def _hand_over(self, message: Notification) -> Outcome:
         assert message.to is not None
         assert message.text is not None
+        trace.carry_on(message.request_id, message.traceparent, message.tracestate)
         async with self._slots:
             try:
                 return await self._gateway.send(
@@ -393,7 +399,7 @@ class Notifications:
                     "status": message.status,
                     "attempt": message.attempts,
                     "outcome": message.outcome_code,
-                    "request_id": message.request_id,
+                    **_cause_of(message),
                 },
             )
 
@@ -446,6 +452,16 @@ class Notifications:
             await uow.commit()
         if report.report is None:
             log.warning("a delivery report with an unknown word", extra={"word": report.word[:40]})
+        if message is not None and is_new:
+            log.info(
+                "a delivery report was taken",
+                extra={
+                    "notification": message.id,
+                    "status": (after or message).status,
+                    "callback_request_id": trace.request_id_var.get(),
+                    **_cause_of(message),
+                },
+            )
         if after is not None:
             self._count([after])
 
@@ -564,6 +580,7 @@ class Notifications:
                 policy=self._policy,
                 resend_of=newest.id,
                 request_id=by.request_id,
+                **trace.kept(),
                 at=now,
             )
             await uow.notifications.add(message)
@@ -616,3 +633,13 @@ class Notifications:
                 request_id=by.request_id,
             )
         )
+
+
+def _cause_of(message: Notification) -> dict[str, object]:
+    """What a line about a message says besides: its order, and the request that once caused it."""
+    found = trace.TraceContext.parse(message.traceparent)
+    return {
+        "order": message.order_id,
+        "request_id": message.request_id,
+        "trace_id": None if found is None else found.trace_id,
+    }

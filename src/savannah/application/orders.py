@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
-from savannah.application import idempotency
+from savannah.application import idempotency, trace
 from savannah.application.business import Business
 from savannah.application.customers import Hit
 from savannah.application.idempotency import Once
@@ -335,6 +335,7 @@ class Orders:
             notify=notify,
             already_handled=handled,
             request_id=by.request_id,
+            **trace.kept(),
             at=order.updated_at,
         )
         await uow.notifications.add(message)

@@ -15,10 +15,12 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 from uuid import UUID
 
+from savannah.domain.access import Role
 from savannah.domain.customer import Customer, CustomerId, Reachability
 from savannah.domain.events import Event
 from savannah.domain.identity import (
     Client,
+    ClientType,
     Grant,
     GrantId,
     RefreshToken,
@@ -39,6 +41,7 @@ from savannah.domain.paging import Page, PageRequest
 from savannah.domain.search import SearchQuery
 from savannah.domain.sms_text import Locale, SmsEvent
 from savannah.domain.statistics import AnalyticsSums, Period, SmsSum, StatusSum
+from savannah.domain.trusted_issuers import ExternalIdentity
 
 Lock = Literal["share", "update"]
 Reading = bool | Literal["each", "fresh"]
@@ -343,8 +346,23 @@ class Idempotency(Protocol):
         """Delete what has expired; how many there were."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserFilter:
+    """Which accounts: conditions combine with AND; several values of one with OR.
+
+    `login` is a user name or an e-mail address, compared without case.
+    """
+
+    login: Collection[str] = ()
+    role: Collection[Role] = ()
+    is_active: bool | None = None
+
+
 class Users(Protocol):
-    """Accounts; user name and e-mail are unique without case."""
+    """Accounts; user name and e-mail are unique without case.
+
+    Orderings: created_at, which is when they joined, and username (without case).
+    """
 
     @abstractmethod
     async def get(self, user_id: UserId, *, lock: Lock | None = None) -> User:
@@ -367,12 +385,29 @@ class Users(Protocol):
         """Everybody, by user name."""
 
     @abstractmethod
+    async def page(self, where: UserFilter, page: PageRequest) -> Page[User]: ...
+
+    @abstractmethod
     async def active_admins(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientFilter:
+    """Which apps: conditions combine with AND; several values of one with OR."""
+
+    client_type: Collection[ClientType] = ()
+    is_active: bool | None = None
+    first_party: bool | None = None
+
+
 class Clients(Protocol):
+    """The apps. Orderings: created_at, name (compared as it is written)."""
+
     @abstractmethod
-    async def find(self, client_id: str) -> Client | None: ...
+    async def find(self, client_id: str, *, lock: Lock | None = None) -> Client | None: ...
+
+    @abstractmethod
+    async def page(self, where: ClientFilter, page: PageRequest) -> Page[Client]: ...
 
     @abstractmethod
     async def add(self, client: Client) -> None: ...
@@ -563,6 +598,21 @@ class Tokens(Protocol):
     @abstractmethod
     async def rotate(self) -> str:
         """Add a key that signs from now on; the kid. Older ones go on verifying."""
+
+
+class TrustedIssuers(Protocol):
+    """Reads access tokens of other issuers; which ones, and how far, an operator has said."""
+
+    @abstractmethod
+    async def read(self, token: str) -> ExternalIdentity | None:
+        """Whom the token speaks for; None when it names no trusted issuer, as our own do.
+
+        Nothing outside is asked for a token that names no trusted issuer. An issuer that does not
+        answer holds up only those that wait for its own keys, and only for seconds.
+
+        Raises:
+            InvalidToken, TokenExpired; Unavailable while the issuer's keys cannot be had.
+        """
 
 
 class PasswordHasher(Protocol):

@@ -14,7 +14,8 @@
     │                            CustomerHasOpenOrders, CustomerArchived, CustomerErased,
     │                            CustomerOptedOut, EmailTaken, CodeTaken,
     │                            OrderNumberTaken, NoSmsForStatus,
-    │                            NotificationNotDead, IdempotencyInProgress, LastAdmin
+    │                            NotificationNotDead, IdempotencyInProgress, LastAdmin,
+    │                            LastSecret
     ├── Throttled .............. RateLimited, TooManyAttempts, ResendThrottled,
     │                            SmsBudgetExhausted
     └── Unavailable ............ storage cannot answer now; nothing was written
@@ -97,6 +98,11 @@ class Problems:
 
     def extend(self, invalid: Invalid) -> None:
         self._found.extend(invalid.problems)
+
+    @property
+    def found(self) -> tuple[FieldProblem, ...]:
+        """What was noted so far."""
+        return tuple(self._found)
 
     def raise_if_any(self) -> None:
         """Raises: Invalid, when anything was noted."""
@@ -334,6 +340,13 @@ class LastAdmin(Conflict):
 
     def __init__(self) -> None:
         super().__init__("The last active administrator stays one")
+
+
+class LastSecret(Conflict):
+    code = "last_secret"
+
+    def __init__(self) -> None:
+        super().__init__("An app that keeps a secret needs one")
 
 
 class Throttled(SavannahError):

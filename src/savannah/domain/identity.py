@@ -18,7 +18,7 @@ from uuid import UUID
 from savannah.domain import text
 from savannah.domain.access import IDENTITY_SCOPES, SCOPE_ALIASES, Role, Scope, expand
 from savannah.domain.common_passwords import COMMON_PASSWORDS
-from savannah.domain.errors import Problems, Refused
+from savannah.domain.errors import Invalid, LastSecret, NotFound, Problems, Refused
 
 T = TypeVar("T")
 UserId = NewType("UserId", UUID)
@@ -35,6 +35,8 @@ REDIRECT_URI_MAX: Final = 2000
 # Basic header (RFC 6749 section 2.3.1). 43 of these 62 symbols are 256 bits.
 ALPHANUMERIC: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 SECRET_LENGTH: Final = 43
+
+_SECRET_ID_LENGTH: Final = 12
 
 _USERNAME: Final = re.compile(r"[A-Za-z0-9@.+_-]+")
 _SIMILAR_FROM: Final = 4  # shorter names are found in honest passwords by chance
@@ -58,7 +60,11 @@ class GrantType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """A person with an account. `password_hash` is an argon2id PHC string."""
+    """A person with an account.
+
+    `password_hash` is an argon2id PHC string; that of an imported account is Django's until the
+    first login.
+    """
 
     id: UserId
     username: str
@@ -115,7 +121,8 @@ class User:
 class Client:
     """A program that asks for tokens.
 
-    `secret_digests` are SHA-256 hex digests; two while a secret is being rotated. A
+    `secret_digests` are SHA-256 hex digests, newest first; two while a secret is being rotated.
+    Those of an imported client may be of Django's password hashers until they are first used. A
     `first_party` client may use the password door.
     """
 
@@ -140,6 +147,81 @@ class Client:
         shown = digest(secret or "")
         fits = [hmac.compare_digest(shown, kept) for kept in self.secret_digests]
         return any(fits) if self.client_type is ClientType.CONFIDENTIAL else not secret
+
+    @property
+    def foreign_hashes(self) -> tuple[str, ...]:
+        """Secrets that were imported with a slow hash, which has signs a digest has not."""
+        return tuple(each for each in self.secret_digests if "$" in each)
+
+    @property
+    def secret_ids(self) -> tuple[str, ...]:
+        """What the live secrets are called, newest first; nothing of a secret can be told by it."""
+        return tuple(digest(each)[:_SECRET_ID_LENGTH] for each in self.secret_digests)
+
+    def with_secret(self, secret: str) -> Self:
+        """The app with a new secret beside the one before; an older one ends.
+
+        Raises: Invalid, for a public app.
+        """
+        if self.client_type is ClientType.PUBLIC:
+            raise Invalid.one("", "invalid_choice", "A public app has no secret")
+        return replace(self, secret_digests=(digest(secret), *self.secret_digests[:1]))
+
+    def without_secret(self, secret_id: str) -> Self:
+        """The app after one of its secrets has ended. Raises: NotFound, LastSecret."""
+        if secret_id not in self.secret_ids:
+            raise NotFound("secret")
+        if len(self.secret_digests) == 1:
+            raise LastSecret
+        named = zip(self.secret_ids, self.secret_digests, strict=True)
+        return replace(self, secret_digests=tuple(each for id_, each in named if id_ != secret_id))
+
+    def administered(self, changes: Mapping[str, object]) -> tuple[Self, tuple[str, ...]]:
+        """The app after an administrator's changes, and the names of the fields that changed.
+
+        Nothing changed means the same object and no names.
+
+        Raises:
+            Invalid: with every broken, unknown or read-only field.
+        """
+        problems = Problems()
+        for name, value in changes.items():
+            if name in _FIXED_APP_FIELDS:
+                problems.add(name, "read_only_field", "This cannot be changed here")
+            elif name not in _APP_FIELDS:
+                problems.add(name, "unknown_field", "There is no such field")
+            elif value is None:
+                problems.add(name, "null_not_allowed", "This cannot be null")
+        problems.raise_if_any()
+        first_party, is_active = (
+            problems.check(name, partial(_flag, changes.get(name, now)), default=now)
+            for name, now in (("first_party", self.first_party), ("is_active", self.is_active))
+        )
+        try:
+            asked = AppRequest.parse(
+                client_type=self.client_type,
+                **{
+                    name: changes.get(name, getattr(self, name))
+                    for name in ("name", "redirect_uris", "grant_types", "scopes")
+                },
+            )
+        except Invalid as invalid:
+            problems.extend(invalid)
+            raise Invalid(problems.found) from None
+        if first_party and GrantType.AUTHORIZATION_CODE not in asked.grant_types:
+            problems.add("first_party", "invalid_choice", "This needs authorization_code")
+        problems.raise_if_any()
+        after = replace(
+            self,
+            name=asked.name,
+            redirect_uris=asked.redirect_uris,
+            grant_types=asked.grant_types,
+            scopes=self.scopes if asked.scopes is None else asked.scopes,
+            first_party=first_party,
+            is_active=is_active,
+        )
+        changed = tuple(name for name in changes if getattr(after, name) != getattr(self, name))
+        return (after, changed) if changed else (self, ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -450,6 +532,11 @@ def scope_name(value: object) -> str:
     return value
 
 
+def is_plain(client_id: str) -> bool:
+    """Whether there can be such a client id; some databases do not even take other questions."""
+    return client_id.isascii() and client_id.isprintable()
+
+
 def digest(secret: str) -> str:
     """What is stored of a generated secret: its SHA-256, in hex.
 
@@ -531,4 +618,10 @@ _ADMIN_RULES: Final[Mapping[str, Callable[[object], Any]]] = {
 _PUBLIC_FIELDS: Final = frozenset(
     {"id", "username", "email", "first_name", "last_name", "role", "is_active"}
     | {"date_joined", "last_login"}
+)
+_APP_FIELDS: Final = frozenset(
+    {"name", "redirect_uris", "grant_types", "scopes", "first_party", "is_active"}
+)
+_FIXED_APP_FIELDS: Final = frozenset(
+    {"client_id", "client_type", "client_secret", "secrets", "owner", "created_at"}
 )

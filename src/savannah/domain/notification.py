@@ -461,6 +461,8 @@ class Notification:
     outcome_code: str | None = None
     resend_of: NotificationId | None = None
     request_id: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -477,6 +479,8 @@ class Notification:
         already_handled: bool = False,
         resend_of: NotificationId | None = None,
         request_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
         at: datetime,
     ) -> Self:
         """The message about one event of an order, in the state its first verdict gives it.
@@ -524,6 +528,8 @@ class Notification:
             due_at=at,
             resend_of=resend_of,
             request_id=request_id,
+            traceparent=traceparent,
+            tracestate=tracestate,
             created_at=at,
             updated_at=at,
         )

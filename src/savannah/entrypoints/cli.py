@@ -9,17 +9,20 @@ import argparse
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from savannah.domain.paging import Ordering, Page, PageRequest
     from savannah.entrypoints.container import Container
     from savannah.entrypoints.settings import Settings
 
 DONE, FAILED, MISUSED = 0, 1, 2
 _GATEWAY_PATIENCE_S = 15.0
 
+T = TypeVar("T")
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -102,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     worker = add("worker", _worker, "Send the texts: a job worker on Redis.")
     worker.add_argument("--concurrency", type=_count, default=4, metavar="N", help="batches (4)")
+    worker.add_argument(
+        "--metrics-port", type=_port, metavar="P", help="show figures and health there (not)"
+    )
+    worker.add_argument("--metrics-host", metavar="H", help="address for that (127.0.0.1)")
     migrate = add("migrate", _migrate, "Bring the database schema up to date.")
     migrate.add_argument("--check", action="store_true", help="only say whether it is")
     add("demo", _demo, "Play the whole story, from a first account to a text on a handset.")
@@ -111,9 +118,25 @@ def _parser() -> argparse.ArgumentParser:
     superuser = add("createsuperuser", _createsuperuser, "Make an administrator.")
     superuser.add_argument("--username", metavar="U", help="asked for when not given")
     superuser.add_argument("--email", metavar="E")
+    _add_apps(add("apps", _no_command, "Manage the programs that ask for tokens."))
     _add_users(add("users", _no_command, "See who there is, and what they may do."))
     check = add("check", _check, "Validate settings; reach for the database and the gateway.")
     check.add_argument("--deploy", action="store_true", help="also refuse unsafe settings")
+    django = add("import-django", _import_django, "Copy the data of the Django service over.")
+    django.add_argument(
+        "--database-url",
+        required=True,
+        metavar="URL",
+        help="the old one: postgresql:// or sqlite:///",
+    )
+    django.add_argument("--customers-table", metavar="T", help="if it has a name of its own")
+    django.add_argument("--orders-table", metavar="T", help="likewise")
+    django.add_argument("--mapping", metavar="FILE", help="TOML with other tables and columns")
+    django.add_argument(
+        "--role", choices=("viewer", "staff"), help="of plain users (REGISTRATION_ROLE)"
+    )
+    django.add_argument("--batch", type=_count, default=500, metavar="N", help="rows (500)")
+    django.add_argument("--dry-run", action="store_true", help="check everything, store nothing")
     keys = add("keys", _no_command, "Manage the keys that sign tokens.")
     rotate = keys.add_subparsers(metavar="ACTION", required=True).add_parser(
         "rotate", help="add a key that signs from now on; older tokens stay valid"
@@ -122,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_sms(add("sms", _no_command, "Look into the outbox; send dead letters again."))
     openapi = add("openapi", _openapi, "Print the OpenAPI document.")
     openapi.add_argument("--output", metavar="FILE", help="write it there instead")
+    permissions = add("permissions", _permissions, "Print who may do what, as a page.")
+    permissions.add_argument("--output", metavar="FILE", help="write it there instead")
     normalize = add("normalize", _normalize, "Print phone numbers in international form.")
     normalize.add_argument("numbers", nargs="+", metavar="NUMBER")
     normalize.add_argument("--region", default="KE", help="whose national numbers (%(default)s)")
@@ -136,6 +161,48 @@ def _add_users(users: argparse.ArgumentParser) -> None:
     role.add_argument("username")
     role.add_argument("role", choices=("viewer", "staff", "admin"))
     role.set_defaults(command=_users_set_role)
+    for name, active, about in (
+        ("disable", False, "end every login of somebody and let them in no more"),
+        ("enable", True, "let somebody in again"),
+    ):
+        action = actions.add_parser(name, help=about)
+        action.add_argument("username")
+        action.set_defaults(command=_users_set_active, active=active)
+
+
+def _add_apps(apps: argparse.ArgumentParser) -> None:
+    actions = apps.add_subparsers(metavar="ACTION", required=True)
+    listed = actions.add_parser("list", help="every app, newest first")
+    listed.set_defaults(command=_apps_list)
+    create = actions.add_parser("create", help="make an app; its secret is printed this once")
+    create.add_argument("name")
+    create.add_argument("--public", action="store_true", help="it cannot keep a secret")
+    create.add_argument(
+        "--first-party", action="store_true", help="people may give it their password"
+    )
+    for option, about in (
+        ("--redirect-uri", "where a browser may be sent with a code"),
+        ("--scope", "what it may do at most"),
+        ("--grant-type", "how it gets tokens; by default with a code, and refresh tokens"),
+    ):
+        create.add_argument(option, action="append", metavar="X", help=f"{about}; repeatable")
+    create.set_defaults(command=_apps_create)
+    rotate = actions.add_parser(
+        "rotate-secret", help="give an app a new secret; the one before goes on for now"
+    )
+    rotate.add_argument("client_id")
+    rotate.set_defaults(command=_apps_rotate_secret)
+    remove = actions.add_parser("remove-secret", help="end one of an app's secrets at once")
+    remove.add_argument("client_id")
+    remove.add_argument("secret", help="its name, as `savannah apps list` prints it")
+    remove.set_defaults(command=_apps_remove_secret)
+    for name, active, about in (
+        ("disable", False, "give an app no more tokens, and stop those it has"),
+        ("enable", True, "let an app get tokens again"),
+    ):
+        action = actions.add_parser(name, help=about)
+        action.add_argument("client_id")
+        action.set_defaults(command=_apps_set_active, active=active)
 
 
 def _add_sms(sms: argparse.ArgumentParser) -> None:
@@ -220,9 +287,17 @@ def _worker(options: argparse.Namespace) -> int:
     work(
         settings,
         concurrency=options.concurrency,
+        metrics=_metrics_place(settings, options),
         announce=lambda: print("Savannah is sending", flush=True),
     )
     return DONE
+
+
+def _metrics_place(settings: Settings, options: argparse.Namespace) -> tuple[str, int] | None:
+    """Where a worker shows its figures: as the command line says, else as the settings do."""
+    host, port = settings.worker_metrics
+    port = options.metrics_port if options.metrics_port is not None else port
+    return None if port is None else (options.metrics_host or host, port)
 
 
 def _simulator(options: argparse.Namespace) -> int:
@@ -286,7 +361,7 @@ def _createsuperuser(options: argparse.Namespace) -> int:
     chosen: str = password
 
     async def work(container: Container) -> int:
-        user = await container.identity().create_superuser(
+        user = await container.identity().accounts.create_superuser(
             username=username, email=options.email, password=chosen
         )
         print(f"{user.username} is an administrator now.")
@@ -295,22 +370,134 @@ def _createsuperuser(options: argparse.Namespace) -> int:
     return _with_parts(work)
 
 
+async def _every(
+    read: Callable[[PageRequest], Awaitable[Page[T]]], ordering: Ordering
+) -> AsyncIterator[T]:
+    """The rows of all pages."""
+    from savannah.domain.paging import LIMIT_MAX, PageRequest
+
+    page = PageRequest(limit=LIMIT_MAX, ordering=ordering, count=False)
+    while True:
+        found = await read(page)
+        for item in found.items:
+            yield item
+        if found.next is None:
+            return
+        page = replace(page, after=found.next)
+
+
 def _users_list(options: argparse.Namespace) -> int:
     del options
+    from savannah.application.ports import UserFilter
+    from savannah.domain.paging import Ordering
 
     async def work(container: Container) -> int:
+        accounts = container.identity().accounts
         rows = [("USER NAME", "ROLE", "ACTIVE", "LAST LOGIN", "E-MAIL")]
+        everybody = _every(
+            lambda page: accounts.list_users(UserFilter(), page, by=None), Ordering("username")
+        )
+        async for user in everybody:
+            last_login = f"{user.last_login:%Y-%m-%d %H:%M}" if user.last_login else "never"
+            active = "yes" if user.is_active else "no"
+            rows.append((user.username, user.role, active, last_login, user.email or ""))
+        _print_table(rows)
+        return DONE
+
+    return _with_parts(work)
+
+
+def _users_set_active(options: argparse.Namespace) -> int:
+    async def work(container: Container) -> int:
+        accounts = container.identity().accounts
+        user = await accounts.set_active(options.username, options.active, by=None)
+        print(f"{user.username} {'may come in' if user.is_active else 'is locked out'} now.")
+        return DONE
+
+    return _with_parts(work)
+
+
+def _apps_list(options: argparse.Namespace) -> int:
+    del options
+    from savannah.application.ports import ClientFilter
+    from savannah.domain.paging import NEWEST_FIRST
+
+    async def work(container: Container) -> int:
+        apps = container.identity().apps
+        rows = [("CLIENT ID", "NAME", "TYPE", "ACTIVE", "FIRST PARTY", "SECRETS", "CREATED")]
+        every = _every(lambda page: apps.list_clients(ClientFilter(), page, by=None), NEWEST_FIRST)
         rows += [
             (
-                user.username,
-                user.role,
-                "yes" if user.is_active else "no",
-                f"{user.last_login:%Y-%m-%d %H:%M}" if user.last_login else "never",
-                user.email or "",
+                client.client_id,
+                client.name,
+                client.client_type,
+                "yes" if client.is_active else "no",
+                "yes" if client.first_party else "no",
+                ",".join(client.secret_ids) or "none",
+                f"{client.created_at:%Y-%m-%d %H:%M}",
             )
-            for user in await container.identity().list_users(by=None)
+            async for client in every
         ]
         _print_table(rows)
+        return DONE
+
+    return _with_parts(work)
+
+
+def _apps_create(options: argparse.Namespace) -> int:
+    from savannah.domain.access import Caller
+
+    async def work(container: Container) -> int:
+        client, secret = await container.identity().apps.create_client(
+            name=options.name,
+            client_type="public" if options.public else "confidential",
+            redirect_uris=options.redirect_uri or (),
+            scopes=options.scope,
+            grant_types=options.grant_type,
+            first_party=options.first_party,
+            by=Caller.admin("operator"),
+        )
+        _print_credentials(client.client_id, secret)
+        return DONE
+
+    return _with_parts(work)
+
+
+def _apps_rotate_secret(options: argparse.Namespace) -> int:
+    async def work(container: Container) -> int:
+        apps = container.identity().apps
+        client, secret = await apps.rotate_secret(options.client_id, by=None)
+        _print_credentials(client.client_id, secret)
+        for older in client.secret_ids[1:]:
+            print(f"The secret {older} goes on until it is removed.")
+        return DONE
+
+    return _with_parts(work)
+
+
+def _print_credentials(client_id: str, secret: str | None) -> None:
+    print(f"client_id      {client_id}")
+    if secret is not None:
+        print(f"client_secret  {secret}")
+        print("Keep the secret now: nobody can read it again.")
+
+
+def _apps_remove_secret(options: argparse.Namespace) -> int:
+    async def work(container: Container) -> int:
+        apps = container.identity().apps
+        client = await apps.remove_secret(options.client_id, options.secret, by=None)
+        print(f"{client.name} has {len(client.secret_ids)} secret now.")
+        return DONE
+
+    return _with_parts(work)
+
+
+def _apps_set_active(options: argparse.Namespace) -> int:
+    async def work(container: Container) -> int:
+        apps = container.identity().apps
+        changes = {"is_active": options.active}
+        client = await apps.change_client(options.client_id, changes, by=None)
+        print(f"{client.name} {'gets tokens again' if client.is_active else 'is switched off'}.")
         return DONE
 
     return _with_parts(work)
@@ -320,9 +507,72 @@ def _users_set_role(options: argparse.Namespace) -> int:
     from savannah.domain.access import Role
 
     async def work(container: Container) -> int:
-        user = await container.identity().set_role(options.username, Role(options.role), by=None)
+        user = await container.identity().accounts.set_role(
+            options.username, Role(options.role), by=None
+        )
         print(f"{user.username} is {user.role} now.")
         return DONE
+
+    return _with_parts(work)
+
+
+def _import_django(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+    from pathlib import Path
+
+    from savannah.adapters.django_source import DjangoSource, LayoutUnknown
+    from savannah.domain.access import Role
+    from savannah.entrypoints.django_import import DjangoImport, Mappings, MappingUnusable
+    from savannah.entrypoints.variables import DATABASE_URL
+
+    try:
+        url = DATABASE_URL.read(options.database_url)
+        mappings = Mappings.read(Path(options.mapping)) if options.mapping else Mappings()
+    except ValueError:
+        _complain(f"--database-url {DATABASE_URL.rule}")
+        return MISUSED
+    except MappingUnusable as error:
+        _complain(f"--mapping: {error}")
+        return MISUSED
+    layouts = dict(mappings.layouts)
+    for kind, table in (("customers", options.customers_table), ("orders", options.orders_table)):
+        if table:
+            layouts[kind] = replace(layouts[kind], tables=(table,))
+    mappings = replace(mappings, layouts=layouts)
+
+    async def work(container: Container) -> int:
+        settings: Settings = container.settings()
+        source = DjangoSource(url)
+        rows: list[tuple[str, ...]] = [("KIND", "TABLE", "READ", "IMPORTED", "ALREADY", "BAD")]
+        failed = False
+        try:
+            importing = DjangoImport(
+                source,
+                container.storage(),
+                business=settings.business,
+                now=container.clock().now(),
+                role=Role(options.role) if options.role else settings.registration_role,
+                mappings=mappings,
+                tell=_complain,
+                batch=options.batch,
+                dry=options.dry_run,
+            )
+            async for tally in importing.run():
+                numbers = (tally.read, tally.imported, tally.present, tally.bad)
+                rows.append((tally.kind, tally.table or "not there", *map(str, numbers)))
+                failed = failed or bool(tally.bad)
+                if tally.table is None and tally.kind in ("customers", "orders"):
+                    _complain(f"no table of {tally.kind} is there: name it with a --mapping file")
+                    failed = True
+        except LayoutUnknown as error:
+            _complain(str(error))
+            failed = True
+        finally:
+            await source.close()
+        _print_table(rows)
+        if options.dry_run:
+            print("This was a dry run: nothing was stored.")
+        return FAILED if failed else DONE
 
     return _with_parts(work)
 
@@ -409,12 +659,14 @@ def _check(options: argparse.Namespace) -> int:
     settings = _settings()
     rows = [("settings", "ok", "development" if settings.debug else "production")]
     rows += [("settings", "note", remark) for remark in settings.remarks()]
-    rows += [("settings", "FAILED", f"{n} {rule}") for n, rule in settings.sending_problems()]
+    wrong = settings.sending_problems() + settings.missing_extras()
+    rows += [("settings", "FAILED", f"{name} {rule}") for name, rule in wrong]
     if options.deploy:
         unsafe = settings.unsafe()
         rows += [("deploy", "FAILED", f"{name} {rule}") for name, rule in unsafe]
         if not unsafe:
             rows.append(("deploy", "ok", "no unsafe setting"))
+        rows += [("deploy", "note", doubt) for doubt in settings.doubts()]
     rows += asyncio.run(_reached(settings.prepared()))
     _print_table([("PART", "STATE", "DETAIL"), *rows])
     return FAILED if any(state == "FAILED" for _, state, _ in rows) else DONE
@@ -454,6 +706,7 @@ async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
             rows.append(("redis", "FAILED", error.detail))
         finally:
             await queue.close()
+    rows += await _issuers(settings)
     rows.append(("callbacks", "note", f"{_callbacks(settings)}/delivery/"))
     if settings.gateway.base_url is None:
         if settings.embedded:
@@ -472,6 +725,23 @@ async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
     return rows
 
 
+async def _issuers(settings: Settings) -> list[tuple[str, str, str]]:
+    from savannah.adapters.system import SystemClock
+    from savannah.entrypoints.container import trusted_issuers
+
+    issuers = trusted_issuers(settings, SystemClock())
+    if issuers is None:
+        return []
+    try:
+        found = await issuers.reach()
+    finally:
+        await issuers.aclose()
+    return [
+        ("issuer", "FAILED", f"{issuer}: {trouble}") if trouble else ("issuer", "ok", issuer)
+        for issuer, trouble in found.items()
+    ]
+
+
 def _callbacks(settings: Settings) -> str:
     from savannah.entrypoints.serve import callback_root
 
@@ -480,13 +750,25 @@ def _callbacks(settings: Settings) -> str:
 
 def _openapi(options: argparse.Namespace) -> int:
     import json
-    from pathlib import Path
 
     from savannah.entrypoints.http.openapi import document
 
-    text = json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
-    if options.output:
-        Path(options.output).write_text(text, encoding="utf-8")
+    return _printed(json.dumps(document(), indent=2, ensure_ascii=False) + "\n", options.output)
+
+
+def _permissions(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from savannah.entrypoints.permissions import page
+
+    return _printed(asyncio.run(page()), options.output)
+
+
+def _printed(text: str, path: str | None) -> int:
+    from pathlib import Path
+
+    if path:
+        Path(path).write_text(text, encoding="utf-8")
     else:
         sys.stdout.write(text)
     return DONE

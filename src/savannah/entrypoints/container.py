@@ -6,11 +6,13 @@ an object; a door asks once for `container.savannah()` and passes that on.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import multiprocessing
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dependency_injector import containers, providers
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -27,19 +29,22 @@ from savannah.adapters.sql import SqlStorage, migrate, schema_is_current
 from savannah.adapters.system import SystemClock, SystemRandomness
 from savannah.adapters.tokens import JoseTokens
 from savannah.application.customers import Customers
-from savannah.application.identity import Identity, IdentitySettings
+from savannah.application.identity import IdentitySettings
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
-from savannah.application.ports import RateLimiter, Sms, SmsGateway
+from savannah.application.ports import Clock, JobQueue, RateLimiter, Sms, SmsGateway
 from savannah.application.reports import Reports
-from savannah.application.savannah import Savannah
+from savannah.application.savannah import Identity, Savannah
 from savannah.domain.errors import Unavailable
 from savannah.domain.notification import Outcome, RefusalKind, RefusedSms
-from savannah.entrypoints.settings import GatewaySettings, Settings
+from savannah.entrypoints.settings import GatewaySettings, Settings, shared_metrics
+from savannah.entrypoints.watch import TimedGateway, Watch
 
 if TYPE_CHECKING:
     from savannah.adapters.redis_limiter import RedisRateLimiter
     from savannah.adapters.saq_queue import SaqQueue
+    from savannah.adapters.trusted_issuers import JwksIssuers
+    from savannah.entrypoints.tracing import Tracing
 
 AUDIENCE: Final = "savannah"
 # The simulated gateway takes any key; a live one is never asked without one of its own.
@@ -65,16 +70,58 @@ class Place:
 
 
 class SharedRegistry(CollectorRegistry):
-    """Gives out what all processes of one server have counted; CPU and memory are this one's."""
+    """Gives out what all processes of one server have counted, whichever of them is asked.
+
+    CPU, memory and open files are each process's own, under its name: `process="worker-1"`.
+    """
+
+    _MARK: Final = "process_"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = shared_metrics()
+        name = multiprocessing.current_process().name
+        (self._folder / f"{self._MARK}{name}").write_text(str(os.getpid()), encoding="ascii")
 
     def register(self, collector: Collector) -> None:
-        if isinstance(collector, ProcessCollector):  # the others tell by themselves, through files
-            super().register(collector)
+        """Nothing is kept here: values tell by themselves, through files."""
 
     def collect(self) -> Iterator[Metric]:
+        self._forget_levels_of_the_dead()
         shared = MultiProcessCollector(CollectorRegistry())  # type: ignore[no-untyped-call]  # it has no types
         yield from shared.collect()  # type: ignore[no-untyped-call]  # likewise
-        yield from super().collect()
+        yield from self._processes()
+
+    def _processes(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for mark in sorted(self._folder.glob(f"{self._MARK}*")):
+            pid, name = mark.read_text(encoding="ascii"), mark.name.removeprefix(self._MARK)
+            own = CollectorRegistry()
+            ProcessCollector(pid=lambda pid=pid: pid, registry=own)  # type: ignore[misc]  # bound now
+            for found in own.collect():
+                family = families.setdefault(
+                    found.name, Metric(found.name, found.documentation, found.type)
+                )
+                for sample in found.samples:
+                    family.add_sample(sample.name, {"process": name}, sample.value)
+        return families.values()
+
+    def _forget_levels_of_the_dead(self) -> None:
+        """A process that was killed cannot take its levels out of the sums itself."""
+        for file in self._folder.glob("gauge_live*_*.db"):
+            pid = file.stem.rpartition("_")[2]
+            if not _is_running(int(pid)):
+                file.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class NoGateway(SmsGateway):
@@ -119,6 +166,15 @@ def redis_limiter(url: str, fallback: RateLimiter) -> RedisRateLimiter:
     return RedisRateLimiter(url, fallback=fallback)
 
 
+def trusted_issuers(settings: Settings, clock: Clock) -> JwksIssuers | None:
+    """The other issuers whose tokens are taken; None where there are none."""
+    if not settings.trusted_issuers:
+        return None
+    from savannah.adapters.trusted_issuers import JwksIssuers
+
+    return JwksIssuers(settings.trusted_issuers, clock=clock, loopback=settings.debug)
+
+
 def _identity_settings(settings: Settings) -> IdentitySettings:
     return IdentitySettings(
         registration_open=settings.registration_open,
@@ -129,14 +185,41 @@ def _identity_settings(settings: Settings) -> IdentitySettings:
     )
 
 
+def _observed_gateway(
+    gateway: SmsGateway, metrics: PrometheusMetrics, tracing: Tracing | None
+) -> SmsGateway:
+    timed = TimedGateway(gateway, metrics)
+    return timed if tracing is None else tracing.gateway(timed)
+
+
+def _observed_queue(queue: JobQueue, tracing: Tracing | None) -> JobQueue:
+    return queue if tracing is None else tracing.queue(queue)
+
+
+def _watch(
+    settings: Settings,
+    metrics: PrometheusMetrics,
+    notifications: Notifications,
+    storage: SqlStorage,
+    queue: SaqQueue,
+) -> Watch:
+    return Watch(
+        metrics,
+        notifications=notifications,
+        connections=storage,
+        queued=queue.waiting if settings.has_workers else None,
+    )
+
+
 class Container(containers.DeclarativeContainer):
     """Every part of one process. Override a provider to put something else behind its port."""
 
     settings = providers.Dependency(instance_of=Settings)
     place = providers.Dependency(instance_of=Place)
     storage = providers.Dependency(instance_of=SqlStorage)
+    tracing: providers.Object[Any] = providers.Object(None)  # a `Tracing`, where it is on
 
-    clock = providers.Singleton(SystemClock)
+    clock: providers.Provider[Clock] = providers.Singleton(SystemClock)
     randomness = providers.Singleton(SystemRandomness)
     registry = providers.Selector(
         providers.Callable(lambda place: "shared" if place.in_company else "own", place),
@@ -163,6 +246,9 @@ class Container(containers.DeclarativeContainer):
         silent=providers.Singleton(NoGateway),
     )
 
+    observed_gateway = providers.Singleton(_observed_gateway, gateway, metrics, tracing)
+    observed_queue = providers.Singleton(_observed_queue, queue, tracing)
+
     hasher = providers.Singleton(Argon2Hasher)
     tokens = providers.Singleton(
         JoseTokens,
@@ -172,8 +258,9 @@ class Container(containers.DeclarativeContainer):
         issuer=place.provided.public_url,
         audience=AUDIENCE,
     )
+    issuers = providers.Singleton(trusted_issuers, settings, clock)
     identity = providers.Singleton(
-        Identity,
+        Identity.over,
         storage=storage,
         tokens=tokens,
         hasher=hasher,
@@ -181,6 +268,7 @@ class Container(containers.DeclarativeContainer):
         clock=clock,
         randomness=randomness,
         settings=providers.Singleton(_identity_settings, settings),
+        issuers=issuers,
     )
     customers = providers.Singleton(
         Customers,
@@ -201,8 +289,8 @@ class Container(containers.DeclarativeContainer):
     notifications = providers.Singleton(
         Notifications,
         storage=storage,
-        gateway=gateway,
-        jobs=queue,
+        gateway=observed_gateway,
+        jobs=observed_queue,
         clock=clock,
         randomness=randomness,
         metrics=metrics,
@@ -211,6 +299,7 @@ class Container(containers.DeclarativeContainer):
         keep_again_after=_KEEP_AGAIN_AFTER,
         gather=_GATHER,
     )
+    watch = providers.Singleton(_watch, settings, metrics, notifications, storage, queue)
     reports = providers.Singleton(
         Reports, storage=storage, clock=clock, business=settings.provided.business
     )
@@ -226,18 +315,26 @@ class Container(containers.DeclarativeContainer):
     )
 
 
-def assembled(settings: Settings, place: Place, storage: SqlStorage) -> Container:
+def assembled(
+    settings: Settings, place: Place, storage: SqlStorage, tracing: Tracing | None = None
+) -> Container:
     """The parts of one process, none of them opened."""
     return Container(
         settings=providers.Object(settings),
         place=providers.Object(place),
         storage=providers.Object(storage),
+        tracing=providers.Object(tracing),
     )
 
 
 @asynccontextmanager
-async def opened(settings: Settings, place: Place) -> AsyncIterator[Container]:
+async def opened(
+    settings: Settings, place: Place, *, observed: bool = False
+) -> AsyncIterator[Container]:
     """The parts of one process over a database with the right schema, closed at the end.
+
+    Args:
+        observed: report to OpenTelemetry and Sentry what happens here, where settings say so.
 
     Raises:
         Unavailable: the database does not answer, or somebody has to migrate it first.
@@ -248,19 +345,47 @@ async def opened(settings: Settings, place: Place) -> AsyncIterator[Container]:
         prepared_statements=settings.database_prepared_statements,
         replicas=settings.database_replica_urls,
     )
-    container = assembled(settings, place, storage)
+    tracing = _started(settings) if observed else None
+    container = assembled(settings, place, storage, tracing)
+    closing = AsyncExitStack()
     try:
         if not await schema_is_current(storage):
             if not settings.embedded:
                 raise Unavailable("The database has an old schema or none: run `savannah migrate`")
             await migrate(settings.database_url)
+        if not settings.embedded:
+            # Several machines may work on it, and each one's own clock may be wrong.
+            from savannah.adapters.sql.clock import DatabaseClock
+
+            clock = DatabaseClock(storage)
+            await clock.start()
+            closing.push_async_callback(clock.stop)
+            container.clock.override(providers.Object(clock))
         yield container
     finally:
+        await closing.aclose()
         gateway = container.gateway()
         if isinstance(gateway, AfricasTalking):
             await gateway.aclose()
+        if (issuers := container.issuers()) is not None:
+            await issuers.aclose()
         if settings.redis_url is not None:
             await container.limiter().close()
         if settings.has_workers:
             await container.queue().close()
         await storage.close()
+        if tracing is not None:
+            await tracing.stop()
+
+
+def _started(settings: Settings) -> Tracing | None:
+    """Begin to report; what that needs is loaded only where it is asked for."""
+    if settings.sentry_dsn is not None:
+        from savannah.entrypoints import sentry
+
+        sentry.start(settings.sentry_dsn, debug=settings.debug)
+    if settings.otlp_endpoint is None:
+        return None
+    from savannah.entrypoints.tracing import Tracing
+
+    return Tracing(settings.otlp_endpoint)

@@ -12,13 +12,11 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final
 
-# Set by the HTTP door for a request and by whoever runs a job it caused.
-request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
+from savannah.application.trace import request_id_var, trace_var
 
 HIDDEN: Final = "[hidden]"
 _DOTS: Final = "\u2022" * 4
@@ -31,6 +29,7 @@ _OWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "color_message",  # uvicorn's event again, in colours
     "taskName",
 }
+_CAUSE: Final = frozenset({"request_id", "trace_id"})
 _UNSHOWN: Final = re.compile(
     r"""
     (?P<kept>                                                   # digits that are no phone number
@@ -77,10 +76,11 @@ def _shown(name: str, value: object) -> object:
     plain = re.sub(r"[^a-z]", "", name.casefold())
     if plain in _SECRET_NAMES or any(part in plain for part in _SECRET_PARTS):
         return HIDDEN
-    return _masked(value)
+    return masked(value)
 
 
-def _masked(value: object) -> object:
+def masked(value: object) -> object:
+    """The value as it may leave the process: what stands under a telling name is hidden."""
     match value:
         case None | bool() | int() | float():
             return value
@@ -89,7 +89,7 @@ def _masked(value: object) -> object:
         case Mapping():
             return {str(key): _shown(str(key), each) for key, each in value.items()}
         case list() | tuple() | set() | frozenset():
-            return [_masked(each) for each in value]
+            return [masked(each) for each in value]
         case _:
             return mask(str(value))
 
@@ -99,7 +99,7 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     fields: dict[str, object] = {
         name: _shown(name, value)
         for name, value in vars(record).items()
-        if name not in _OWN_FIELDS and name != "request_id"
+        if name not in _OWN_FIELDS and name not in _CAUSE
     }
     if record.exc_info and record.exc_info[1] is not None:
         fields["exception"] = _traceback(record.exc_info[1], record.exc_info[2])
@@ -122,6 +122,14 @@ def _request_id(record: logging.LogRecord) -> str | None:
     return given if isinstance(given, str) else request_id_var.get()
 
 
+def _trace_id(record: logging.LogRecord) -> str | None:
+    given = vars(record).get("trace_id")
+    if isinstance(given, str):
+        return given
+    trace = trace_var.get()
+    return None if trace is None else trace.trace_id
+
+
 class JsonLines(logging.Formatter):
     """A record as one line of JSON."""
 
@@ -132,6 +140,7 @@ class JsonLines(logging.Formatter):
             "event": mask(record.getMessage()),
             "logger": record.name,
             "request_id": _request_id(record),
+            "trace_id": _trace_id(record),
         }
         for name, value in _fields(record).items():
             line[name if name not in line else f"{name}_"] = value

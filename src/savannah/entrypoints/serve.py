@@ -35,6 +35,7 @@ from savannah.entrypoints.http.app import create_app
 from savannah.entrypoints.http.door import HealthCheck, HttpOptions
 from savannah.entrypoints.settings import Settings, SettingsError, share_metrics_in
 from savannah.entrypoints.simulator import Simulator, SimulatorSettings
+from savannah.entrypoints.slow_clients import ClientLimits, patient, sweep
 from savannah.entrypoints.supervisor import (
     CannotStart,
     Child,
@@ -43,7 +44,8 @@ from savannah.entrypoints.supervisor import (
     share_what_is_loaded,
     supervise,
 )
-from savannah.entrypoints.worker import Outbox
+from savannah.entrypoints.worker import Carrier, Outbox
+from savannah.entrypoints.worker_page import worker_page
 
 log = logging.getLogger("savannah.serve")
 
@@ -118,11 +120,12 @@ class _Server(uvicorn.Server):
         *,
         ready: Callable[[], None],
         before_closing: Callable[[], Awaitable[None]] | None = None,
+        limits: ClientLimits | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http="httptools" if limits is None else patient(limits),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -135,6 +138,8 @@ class _Server(uvicorn.Server):
         )
         self._ready = ready
         self._before_closing = before_closing
+        self._limits = limits
+        self._sweep: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -143,12 +148,17 @@ class _Server(uvicorn.Server):
             # again; nearly all that a request makes is gone without it.
             gc.freeze()
             gc.set_threshold(*_COLLECT_AFTER)
+            if self._limits is not None:
+                watched = sweep(self.server_state.connections, self._limits.patience)
+                self._sweep = asyncio.create_task(watched, name="savannah-slow-clients")
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._before_closing is not None:
             await self._before_closing()
         await super().shutdown(sockets)
+        if self._sweep is not None:
+            self._sweep.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -196,6 +206,7 @@ def http_app(container: Container, *, simulator: ASGIApp | None = None) -> Lites
             rate_limit=settings.rate_limit,
             rate_limit_auth=settings.rate_limit_auth,
             require_if_match=settings.require_if_match,
+            request_timeout=settings.request_timeout,
             cursor_key=settings.derived_key("cursors"),
             callback_token=settings.callback_secret,
         ),
@@ -205,6 +216,8 @@ def http_app(container: Container, *, simulator: ASGIApp | None = None) -> Lites
         # Database and outbox are looked at anyway.
         checks={"redis": _asked(container.queue().ping)} if settings.has_workers else {},
         simulator=simulator,
+        watch=container.watch(),
+        tracing=container.tracing(),
     )
 
 
@@ -216,10 +229,15 @@ def _asked(ping: Callable[[], Awaitable[None]]) -> HealthCheck:
     return check
 
 
+def _traced(container: Container, carrier: Carrier) -> Carrier:
+    tracing = container.tracing()
+    return carrier if tracing is None else tracing.carrier(carrier)
+
+
 async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:
     settings = job.settings
     async with contextlib.AsyncExitStack() as stack:
-        container = await stack.enter_async_context(opened(settings, job.place))
+        container = await stack.enter_async_context(opened(settings, job.place, observed=True))
         mounted: ASGIApp | None = None
         if job.mounts_simulator:
             own = _own_url(listener)
@@ -236,18 +254,37 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
             outbox = Outbox(
                 container.notifications(),
                 container.queue(),
-                container.queue(),
-                watch=container.metrics().outbox,
+                _traced(container, container.queue()),
+                clock=container.clock(),
+                watch=container.metrics().relayed,
             )
             stack.push_async_callback(outbox.stop, grace=GRACE)
+
+        if settings.wakes_by_database:
+            from savannah.adapters.sql.wake import PostgresWakes
+
+            wakes = PostgresWakes(settings.database_url)
+            stack.push_async_callback(wakes.close)
+            if job.sends:
+                wakes.listen(container.queue().wake)
+            else:
+                container.queue().pass_on(wakes.tell)
 
         async def quiet() -> None:
             if outbox is not None and job.mounts_simulator:
                 await outbox.stop(grace=GRACE)  # while its gateway, this very server, still answers
 
-        server = _Server(app, ready=ready, before_closing=quiet)
+        limits = ClientLimits(
+            patience=settings.client_timeout,
+            connections=settings.max_connections,
+            cut=container.metrics().client_cut,
+        )
+        server = _Server(app, ready=ready, before_closing=quiet, limits=limits)
         with ended_by_signals(server.handle_exit):
             async with _ended_with_parent(server):
+                watch = container.watch()
+                await watch.start()
+                stack.push_async_callback(watch.stop)
                 if outbox is not None:
                     await outbox.start()
                 await server.serve([listener])
@@ -317,7 +354,8 @@ def serve(
 
 
 def _ready_to(settings: Settings, *, sends: bool) -> Settings:
-    if sends and (problems := settings.sending_problems()):
+    problems = settings.missing_extras() + (settings.sending_problems() if sends else [])
+    if problems:
         raise SettingsError(problems)
     for remark in settings.remarks():
         log.warning(remark)
@@ -327,23 +365,37 @@ def _ready_to(settings: Settings, *, sends: bool) -> Settings:
 # --- a worker of its own -------------------------------------------------------------------------
 
 
-def work(settings: Settings, *, concurrency: int, announce: Callable[[], None]) -> None:
+def work(
+    settings: Settings,
+    *,
+    concurrency: int,
+    announce: Callable[[], None],
+    metrics: tuple[str, int] | None = None,
+) -> None:
     """Send texts until a signal comes: a relay, and a carrier of jobs on Redis.
 
     Args:
         concurrency: how many batches of messages may be under way at once.
+        metrics: address and port of a page for Prometheus and of health checks.
 
     Raises:
-        SettingsError; Unavailable when storage does not answer.
+        SettingsError, CannotStart; Unavailable when storage does not answer.
     """
     if not settings.has_workers:
         rule = "must be set, and DATABASE_URL be a server's; else `savannah serve` sends by itself"
         raise SettingsError([("REDIS_URL", rule)])
     settings = _ready_to(settings, sends=True)
-    _run(_work_here(settings, concurrency, announce))
+    with contextlib.ExitStack() as stack:
+        listener = None if metrics is None else stack.enter_context(bind(*metrics))
+        _run(_work_here(settings, concurrency, listener, announce))
 
 
-async def _work_here(settings: Settings, concurrency: int, announce: Callable[[], None]) -> None:
+async def _work_here(
+    settings: Settings,
+    concurrency: int,
+    listener: socket.socket | None,
+    announce: Callable[[], None],
+) -> None:
     from savannah.adapters.saq_queue import SaqQueue, SaqWorker
 
     stopped = asyncio.Event()
@@ -358,22 +410,45 @@ async def _work_here(settings: Settings, concurrency: int, announce: Callable[[]
         loop.call_soon_threadsafe(stopped.set)
 
     with ended_by_signals(stop):
-        async with opened(settings, place) as container:
+        async with opened(settings, place, observed=True) as container:
             assert settings.redis_url is not None
             jobs = SaqQueue(settings.redis_url)
             outbox = Outbox(
                 container.notifications(),
                 container.queue(),
-                SaqWorker(jobs, concurrency=concurrency),
-                watch=container.metrics().outbox,
+                _traced(container, SaqWorker(jobs, concurrency=concurrency)),
+                clock=container.clock(),
+                watch=container.metrics().relayed,
             )
+            watch = container.watch()
             try:
                 await outbox.start()
-                announce()
-                await stopped.wait()
+                await watch.start()
+                async with _watched(container, listener):
+                    announce()
+                    await stopped.wait()
             finally:
+                await watch.stop()
                 await outbox.stop(grace=GRACE)
                 await jobs.close()
+
+
+@contextlib.asynccontextmanager
+async def _watched(container: Container, listener: socket.socket | None) -> AsyncIterator[None]:
+    """Serve the worker's figures and its health meanwhile, if there is a socket to do so on."""
+    if listener is None:
+        yield
+        return
+    ready = asyncio.Event()
+    server = _Server(worker_page(container), ready=ready.set)
+    serving = asyncio.create_task(server.serve([listener]), name="savannah-worker-page")
+    await ready.wait()
+    log.info("figures and health", extra={"url": _url(listener.getsockname()[0], listener)})
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
 
 
 # --- the simulated gateway -----------------------------------------------------------------------

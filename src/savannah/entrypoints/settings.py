@@ -7,25 +7,27 @@ is passed on; what a setting does is decided by whoever receives it.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Final, cast
-from urllib.parse import urlsplit
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
 
 from savannah.application.business import Business
 from savannah.domain.access import Role
 from savannah.domain.money import DEFAULT_CURRENCIES
 from savannah.domain.notification import BudgetAction, Policy, Rate
 from savannah.domain.sms_text import Locale
+from savannah.domain.trusted_issuers import TrustedIssuer
 from savannah.entrypoints import variables as kinds
-from savannah.entrypoints.variables import Kind, Problem, Variables
+from savannah.entrypoints.issuers import TRUSTED_ISSUERS, is_loopback
+from savannah.entrypoints.variables import Problem, Variables
 
 LIVE_GATEWAY: Final = "https://api.africastalking.com"
 SANDBOX_GATEWAY: Final = "https://api.sandbox.africastalking.com"
@@ -59,7 +61,6 @@ class Settings:
 
     Attributes:
         embedded: storage is a file of this machine, and needs no server.
-        unused: variables that are set and valid, but that this version does nothing with.
     """
 
     debug: bool
@@ -86,14 +87,28 @@ class Settings:
     rate_limit: Rate | None
     rate_limit_auth: Rate | None
     require_if_match: bool
+    request_timeout: timedelta
+    client_timeout: timedelta
+    max_connections: int
+    worker_metrics: tuple[str, int | None]
+    otlp_endpoint: str | None
+    sentry_dsn: str | None = field(repr=False)
+    trusted_issuers: tuple[TrustedIssuer, ...]
     log_level: str
     log_format: str | None
-    unused: tuple[str, ...]
 
     @property
     def has_workers(self) -> bool:
         """Whether jobs are carried by `savannah worker` processes, over Redis."""
         return self.redis_url is not None and not self.embedded
+
+    @property
+    def wakes_by_database(self) -> bool:
+        """Whether processes tell each other through Postgres that something is due.
+
+        Nobody can listen behind PgBouncer; there relays look every second.
+        """
+        return not self.embedded and not self.has_workers and self.database_prepared_statements
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -144,6 +159,18 @@ class Settings:
             return [] if self.embedded else [("AFRICAS_TALKING_API_KEY", _KEY_RULE)]
         return [] if is_loopback(gateway.base_url) else [("AFRICAS_TALKING_API_KEY", _KEY_RULE)]
 
+    def missing_extras(self) -> list[Problem]:
+        """Settings that ask for a library which is not installed."""
+        wanted = (
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", self.otlp_endpoint, "opentelemetry.sdk", "otel"),
+            ("SENTRY_DSN", self.sentry_dsn, "sentry_sdk", "sentry"),
+        )
+        return [
+            (name, f"is set, and needs what is not installed: pip install 'savannah[{extra}]'")
+            for name, value, module, extra in wanted
+            if value is not None and not _is_installed(module)
+        ]
+
     def unsafe(self) -> list[Problem]:
         """What must not go to production."""
         key = self.secret_key or ""
@@ -152,7 +179,7 @@ class Settings:
             ("DEBUG", self.debug, "must be false"),
             (
                 "SECRET_KEY",
-                len(key) < SECRET_KEY_LEAST or len(set(key)) < SECRET_KEY_LEAST // 4,
+                _is_weak(key),
                 f"must be set to at least {SECRET_KEY_LEAST} characters that nobody can guess",
             ),
             (
@@ -170,7 +197,31 @@ class Settings:
             ("RATE_LIMIT", self.rate_limit is None, "must not be off"),
             ("RATE_LIMIT_AUTH", self.rate_limit_auth is None, "must not be off"),
             ("LOGIN_LOCK", self.login_lock is None, "must not be off"),
-            ("CORS_ALLOWED_ORIGINS", "*" in self.cors_origins, "must not be *"),
+            (
+                "CORS_ALLOWED_ORIGINS",
+                any(not origin.startswith("https://") for origin in self.cors_origins),
+                "must be https:// origins, and not *",
+            ),
+            (
+                "TRUSTED_PROXIES",
+                any(_is_wide(network) for network in self.trusted_proxies),
+                "must name your own proxies: anybody could claim any address",
+            ),
+            (
+                "DATABASE_URL",
+                not _is_encrypted(self.database_url),
+                _TLS_RULE,
+            ),
+            (
+                "DATABASE_REPLICA_URLS",
+                not all(map(_is_encrypted, self.database_replica_urls)),
+                _TLS_RULE,
+            ),
+            (
+                "AFRICAS_TALKING_USERNAME",
+                gateway.username == "sandbox" or gateway.base_url == SANDBOX_GATEWAY,
+                "must be a live account: the sandbox reaches no phone",
+            ),
             ("AFRICAS_TALKING_API_KEY", gateway.api_key is None, "must be set"),
             (
                 "AFRICAS_TALKING_BASE_URL",
@@ -180,20 +231,49 @@ class Settings:
         )
         return [(name, rule) for name, broken, rule in checks if broken]
 
+    def doubts(self) -> list[str]:
+        """What may well be right in production, and should be looked at all the same."""
+        redis = self.redis_url or "rediss"
+        hosts = urlsplit(redis).netloc.rpartition("@")[2].split(",")
+        found = (
+            (
+                not redis.startswith("rediss") and not all(map(_is_local, hosts)),
+                "REDIS_URL is not encrypted: write rediss:// unless the network is your own",
+            ),
+            (
+                self.callback_token is None,
+                "AFRICAS_TALKING_CALLBACK_TOKEN is derived: it changes with SECRET_KEY",
+            ),
+            (
+                is_loopback(self.gateway.base_url),
+                "AFRICAS_TALKING_BASE_URL is on this machine: a simulated gateway reaches no phone",
+            ),
+            (self.embedded, "DATABASE_URL is a file of this machine: back it up"),
+            (self.log_level == "DEBUG", "LOG_LEVEL is DEBUG: lines are many"),
+            *(
+                (
+                    (address or "").startswith("http:") and not is_loopback(address),
+                    f"{name} is not encrypted",
+                )
+                for name, address in (
+                    ("OTEL_EXPORTER_OTLP_ENDPOINT", self.otlp_endpoint),
+                    ("SENTRY_DSN", self.sentry_dsn),
+                )
+            ),
+        )
+        return [remark for doubtful, remark in found if doubtful]
+
     def remarks(self) -> list[str]:
         """What an operator should hear at start, in whole sentences."""
-        found = [f"{name} is set, but this version does not use it" for name in self.unused]
-        if not self.debug:
-            doors = {
-                "REGISTRATION": self.registration_open,
-                "APP_CREATION": self.app_creation_open,
-            }
-            found += [
-                f"{name} is open: anybody who reaches this service may use it"
-                for name, is_open in doors.items()
-                if is_open
-            ]
-        return found
+        doors = {
+            "REGISTRATION": self.registration_open,
+            "APP_CREATION": self.app_creation_open,
+        }
+        return [
+            f"{name} is open: anybody who reaches this service may use it"
+            for name, is_open in doors.items()
+            if is_open and not self.debug
+        ]
 
 
 _KEY_RULE: Final = (
@@ -202,12 +282,38 @@ _KEY_RULE: Final = (
 )
 
 
-def is_loopback(url: str | None) -> bool:
-    """Whether a URL stays on this machine."""
-    host = urlsplit(url or "").hostname or ""
+_TLS_RULE: Final = "must end in ?sslmode=require or better, since the server is another machine"
+
+
+def _is_weak(key: str) -> bool:
+    few = len(set(key)) < SECRET_KEY_LEAST // 4
+    copied = any(word in key.lower() for word in ("insecure", "changeme", "change-me", "example"))
+    return len(key) < SECRET_KEY_LEAST or few or copied
+
+
+def _is_wide(network: IPv4Network | IPv6Network) -> bool:
+    """Whether it holds more than the largest private networks do (10/8, fc00::/7)."""
+    return network.prefixlen < (8 if network.version == 4 else 7)
+
+
+def _is_encrypted(url: str) -> bool:
+    """Whether nobody on the way to a database can read along."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    host = parts.hostname or options.get("host", "/")
+    if url.startswith("sqlite") or host.startswith("/") or _is_local(host):
+        return True
+    return options.get("sslmode") in ("require", "verify-ca", "verify-full")
+
+
+def _is_local(host: str) -> bool:
+    return is_loopback(f"//[{host}]" if host.count(":") > 1 and "[" not in host else f"//{host}")
+
+
+def _is_installed(module: str) -> bool:
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package it is in
         return False
 
 
@@ -235,6 +341,11 @@ def environment_for_child(**settings: str) -> dict[str, str]:
 def share_metrics_in(folder: str) -> None:
     """Let the processes of one server count together, see `prometheus.count_together`."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # noqa: TID251  it knows no other way
+
+
+def shared_metrics() -> Path:
+    """The folder that `share_metrics_in` has set."""
+    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])  # noqa: TID251  as above
 
 
 def _environment() -> Mapping[str, str]:
@@ -324,26 +435,46 @@ def _read(variables: Variables) -> Settings:
         rate_limit=take("RATE_LIMIT", kinds.RATE, Rate(600, timedelta(minutes=1))),
         rate_limit_auth=take("RATE_LIMIT_AUTH", kinds.RATE, Rate(10, timedelta(minutes=1))),
         require_if_match=take("REQUIRE_IF_MATCH", kinds.FLAG, default=False),
+        request_timeout=take("REQUEST_TIMEOUT_S", kinds.SECONDS, timedelta(seconds=30)),
+        client_timeout=take("CLIENT_TIMEOUT_S", kinds.SECONDS, timedelta(seconds=20)),
+        max_connections=take("MAX_CONNECTIONS", kinds.whole(10, 100_000), 1000),
+        worker_metrics=(
+            take("WORKER_METRICS_HOST", kinds.ADDRESS, "127.0.0.1"),
+            take("WORKER_METRICS_PORT", kinds.whole(1, 65_535), None),
+        ),
+        otlp_endpoint=take("OTEL_EXPORTER_OTLP_ENDPOINT", kinds.WEB_ADDRESS, None),
+        sentry_dsn=take("SENTRY_DSN", kinds.SENTRY_DSN, None),
+        trusted_issuers=take("OIDC_TRUSTED_ISSUERS", TRUSTED_ISSUERS, ()),
         log_level=take(
             "LOG_LEVEL", kinds.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "INFO"
         ),
         log_format=take("LOG_FORMAT", kinds.one_of("json", "console"), None),
-        unused=tuple(name for name, kind in _UNUSED if take(name, kind, None) is not None),
     )
     if replicas and embedded:
         variables.problems.append(("DATABASE_REPLICA_URLS", "needs a server in DATABASE_URL"))
+    for rule, broken in (
+        ("must not name this service itself, which PUBLIC_URL does", _names_itself(settings)),
+        ("must be https:// addresses when DEBUG is false", not debug and _by_http(settings)),
+    ):
+        if broken:
+            variables.problems.append(("OIDC_TRUSTED_ISSUERS", rule))
     if secret_key is None and not debug and not embedded:
         rule = "must be set when DEBUG is false and DATABASE_URL is a server's"
         variables.problems.append(("SECRET_KEY", rule))
     return settings
 
 
-# Checked, so that a mistake shows now, but nothing in this version reads them.
-_UNUSED: Final[tuple[tuple[str, Kind[object]], ...]] = (
-    ("OIDC_TRUSTED_ISSUERS", cast("Kind[object]", kinds.ISSUERS)),
-    ("SENTRY_DSN", cast("Kind[object]", kinds.WEB_ADDRESS)),
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", cast("Kind[object]", kinds.WEB_ADDRESS)),
-)
+def _names_itself(settings: Settings) -> bool:
+    own = settings.public_url
+    return own is not None and own in {each.issuer.rstrip("/") for each in settings.trusted_issuers}
+
+
+def _by_http(settings: Settings) -> bool:
+    return any(
+        address is not None and address.startswith("http:")
+        for each in settings.trusted_issuers
+        for address in (each.issuer, each.jwks_uri)
+    )
 
 
 def _door(debug: bool) -> str:

@@ -7,7 +7,6 @@ Which settings there are, and their defaults, is in `settings`.
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from savannah.domain.access import Role
 from savannah.domain.notification import COST_UNITS, QuietHours, Rate
 
 T = TypeVar("T")
@@ -42,6 +40,10 @@ class Kind(Generic[T]):
     read: Callable[[str], T]
 
 
+class Refusal(ValueError):
+    """Of a value with many parts: says which of them breaks which rule, in place of the rule."""
+
+
 class Variables:
     """Takes variables one by one and remembers what is wrong with them; an empty one is unset."""
 
@@ -60,9 +62,11 @@ class Variables:
             return default
         try:
             return kind.read(self._values[name].strip())
+        except Refusal as refusal:
+            self.problems.append((name, str(refusal)))
         except (ValueError, KeyError):
             self.problems.append((name, kind.rule))
-            return default
+        return default
 
 
 def whole(least: int, most: int) -> Kind[int]:
@@ -170,6 +174,14 @@ def _web_address(raw: str) -> str:
     return raw.rstrip("/")
 
 
+def _sentry_dsn(raw: str) -> str:
+    # Source: develop.sentry.dev/sdk/foundations/transport/authentication/#parsing-the-dsn
+    url = urlsplit(_matching(raw, r"https?://[A-Za-z0-9]+(:[A-Za-z0-9]*)?@[^\s?#@]+/[0-9]+"))
+    if not url.hostname or url.port == 0:
+        raise ValueError
+    return raw
+
+
 def _server_url(raw: str) -> str:
     match = re.fullmatch(r"postgres(?:ql)?(?:\+\w+)?(://\S+)", raw)
     url = urlsplit(raw)
@@ -200,26 +212,6 @@ def _redis_url(raw: str) -> str:
         _matching(host, r"([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?")
     _matching(url.path, r"(/[0-9]*)?")
     return raw
-
-
-def _issuers(raw: str) -> list[object]:
-    found = json.loads(raw)
-    if not isinstance(found, list) or not found:
-        raise ValueError
-    for issuer in found:
-        match issuer:
-            case {"issuer": str(address), "audience": str(audience), **more}:
-                _web_address(address)
-                _matching(audience, r"\S+")
-            case _:
-                raise ValueError
-        match more.get("roles", {}):
-            case dict(roles):
-                for role in roles.values():
-                    Role(role)
-            case _:
-                raise ValueError
-    return found
 
 
 FLAG: Final = Kind("must be true or false", lambda raw: _TRUTH[raw.lower()])
@@ -254,6 +246,11 @@ NETWORKS: Final[Kind[tuple[IPv4Network | IPv6Network, ...]]] = Kind(
     _listed(ipaddress.ip_network),
 )
 WEB_ADDRESS: Final = Kind("must be an http:// or https:// address without query", _web_address)
+SENTRY_DSN: Final = Kind("must be https://KEY@host/PROJECT, as Sentry shows it", _sentry_dsn)
+ADDRESS: Final = Kind(
+    "must be an address of this machine, such as 0.0.0.0",
+    lambda raw: _matching(raw, "[A-Za-z0-9.:_-]+"),
+)
 DATABASE_URL: Final = Kind(
     "must be postgresql://user:password@host:port/name or sqlite:///path/to/file", _database_url
 )
@@ -263,7 +260,4 @@ SERVER_URLS: Final = Kind(
 REDIS_URL: Final = Kind(
     "must be redis://host:port/number, rediss://… or redis+cluster://host:port,host:port",
     _redis_url,
-)
-ISSUERS: Final = Kind(
-    "must be a JSON list of objects with issuer, audience and, if need be, roles", _issuers
 )

@@ -11,11 +11,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final, Protocol
 
 from savannah.application.notifications import Notifications
-from savannah.application.ports import JobQueue
+from savannah.application.ports import Clock, JobQueue
 from savannah.domain.errors import SavannahError, Unavailable
 from savannah.domain.order import NotificationId
 
@@ -58,15 +58,23 @@ class Outbox:
 
     Args:
         carrier: sends what the relay puts into the queue.
+        clock: the one by which messages are due.
         watch: is told the depth of the outbox and the age in seconds of its oldest due message.
     """
 
     def __init__(
-        self, notifications: Notifications, queue: RelayQueue, carrier: Carrier, *, watch: Watch
+        self,
+        notifications: Notifications,
+        queue: RelayQueue,
+        carrier: Carrier,
+        *,
+        clock: Clock,
+        watch: Watch,
     ) -> None:
         self._notifications = notifications
         self._queue = queue
         self._carrier = carrier
+        self._clock = clock
         self._watch = watch
         self._relay: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
@@ -153,4 +161,4 @@ class Outbox:
         due = await self._notifications.next_due_at()
         if due is None:
             return IDLE
-        return min(max(due - datetime.now(UTC), timedelta(0)), IDLE)
+        return min(max(due - self._clock.now(), timedelta(0)), IDLE)

@@ -7,8 +7,17 @@ from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
 
-from savannah.adapters.memory.tables import Tables
-from savannah.application.ports import Clients, Grants, Lock, Session, SigningKeys, Users
+from savannah.adapters.memory.tables import Tables, page_of
+from savannah.application.ports import (
+    ClientFilter,
+    Clients,
+    Grants,
+    Lock,
+    Session,
+    SigningKeys,
+    UserFilter,
+    Users,
+)
 from savannah.domain.errors import NotFound, Problems
 from savannah.domain.identity import (
     Client,
@@ -20,6 +29,7 @@ from savannah.domain.identity import (
     UserId,
     login_key,
 )
+from savannah.domain.paging import Page, PageRequest, Position
 from savannah.domain.text import email_key
 
 
@@ -63,8 +73,32 @@ class MemoryUsers(Users):
     async def list(self) -> Sequence[User]:
         return sorted(self._tables.users.values(), key=lambda user: login_key(user.username))
 
+    async def page(self, where: UserFilter, page: PageRequest) -> Page[User]:
+        logins = {login_key(each) for each in where.login} | {email_key(e) for e in where.login}
+        found = (
+            user
+            for user in self._tables.users.values()
+            if (not logins or not logins.isdisjoint(_logins_of(user)))
+            and (not where.role or user.role in where.role)
+            and where.is_active in (None, user.is_active)
+        )
+        by_name = page.ordering.name == "username"
+        return page_of(
+            found,
+            page,
+            position=lambda user: Position(
+                (login_key(user.username) if by_name else user.date_joined,), user.id
+            ),
+            descending=page.ordering.descending,
+        )
+
     async def active_admins(self) -> int:
         return sum(user.is_active_admin for user in self._tables.users.values())
+
+
+def _logins_of(user: User) -> set[str]:
+    names = {login_key(user.username)}
+    return names if user.email is None else names | {email_key(user.email)}
 
 
 class MemoryClients(Clients):
@@ -73,8 +107,27 @@ class MemoryClients(Clients):
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
-    async def find(self, client_id: str) -> Client | None:
+    async def find(self, client_id: str, *, lock: Lock | None = None) -> Client | None:
+        del lock  # as above
         return self._tables.clients.get(client_id)
+
+    async def page(self, where: ClientFilter, page: PageRequest) -> Page[Client]:
+        found = (
+            client
+            for client in self._tables.clients.values()
+            if (not where.client_type or client.client_type in where.client_type)
+            and where.is_active in (None, client.is_active)
+            and where.first_party in (None, client.first_party)
+        )
+        by_name = page.ordering.name == "name"
+        return page_of(
+            found,
+            page,
+            position=lambda client: Position(
+                (client.name if by_name else client.created_at,), client.id
+            ),
+            descending=page.ordering.descending,
+        )
 
     async def add(self, client: Client) -> None:
         self._tables.clients.put(client.client_id, client)

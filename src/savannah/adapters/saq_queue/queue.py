@@ -58,6 +58,13 @@ class SaqQueue(JobQueue):
         except AWAY as error:
             raise Unavailable("The job queue does not answer") from error
 
+    async def waiting(self) -> int:
+        """How many jobs nobody has begun. Raises: Unavailable."""
+        try:
+            return await self.saq.count("queued")
+        except AWAY as error:
+            raise Unavailable("The job queue does not answer") from error
+
     async def close(self) -> None:
         """Let go of Redis; what waits there waits on."""
         self._closed = True

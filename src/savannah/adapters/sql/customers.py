@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from operator import eq, ge, lt
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Executable, Row, bindparam, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Row,
+    bindparam,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
 
-from savannah.adapters.sql.paging import Searched, SortKey, read_page, read_search
-from savannah.adapters.sql.tables import CUSTOMER_NAME, customers, orders
+from savannah.adapters.sql.paging import Listing
+from savannah.adapters.sql.search import Search, SearchedTable, read_search
+from savannah.adapters.sql.tables import CUSTOMER_DOCUMENT, CUSTOMER_NAME, customers, orders
 from savannah.adapters.sql.transaction import Params, Transaction
 from savannah.application.ports import CustomerFilter, Customers, Lock
 from savannah.domain.customer import Customer, CustomerId, Reachability
@@ -47,10 +59,41 @@ _ORDERINGS: Final[dict[str, ColumnElement[Any]]] = {
     "updated_at": customers.c.updated_at,
     "name": CUSTOMER_NAME,
 }
-_SEARCHED: Final = Searched(
+_LISTING: Final = Listing(
+    _SELECT,
+    ids=customers.c.id,
+    orderings=_ORDERINGS,
+    among={
+        "email": customers.c.email_key,
+        "phone": customers.c.phone,
+        "code": customers.c.code,
+        "locale": customers.c.locale,
+        "sms_reachability": customers.c.reachability,
+    },
+    compared={
+        "sms_opt_out": (customers.c.sms_opt_out, eq),
+        "created_from": (customers.c.created_at, ge),
+        "created_before": (customers.c.created_at, lt),
+        "updated_since": (customers.c.updated_at, ge),
+    },
+    plain={
+        "live": customers.c.archived_at.is_(None),
+        "archived": customers.c.archived_at.is_not(None),
+    },
+)
+SEARCHED_CUSTOMER: Final = SearchedTable(
     fields=(customers.c.name_folded, customers.c.email_folded, customers.c.code_folded),
+    document=CUSTOMER_DOCUMENT,
     phone=customers.c.phone,
     phone_digits=customers.c.phone_digits,
+)
+_SEARCH: Final = Search(
+    main=customers,
+    rows=customers,
+    id=customers.c.id,
+    updated_at=customers.c.updated_at,
+    tables=(SEARCHED_CUSTOMER,),
+    kept=true(),
 )
 
 
@@ -84,24 +127,23 @@ class SqlCustomers(Customers):
         await self._transaction.flush()
 
     async def list(self, where: CustomerFilter, page: PageRequest) -> Page[Customer]:
-        name, descending = page.ordering.name, page.ordering.descending
-        found = await read_page(
-            self._transaction,
-            _SELECT.where(*_conditions(where)),
-            (
-                SortKey(_ORDERINGS[name], descending),
-                SortKey(customers.c.id, descending),
-            ),
-            page,
-            lambda row: (getattr(row, name) or "",),
+        name = page.ordering.name
+        found = await _LISTING.page(
+            self._transaction, _wanted(where), page, lambda row: getattr(row, name) or ""
         )
         return found.map(customer_of)
 
     async def search(
         self, query: SearchQuery, where: CustomerFilter, page: PageRequest
     ) -> Page[Customer]:
-        candidates = _SELECT.where(*_conditions(where))
-        found = await read_search(self._transaction, candidates, _SEARCHED, query, page)
+        found = await read_search(
+            self._transaction,
+            _SEARCH,
+            query,
+            page,
+            columns=_SELECT,
+            conditions=_LISTING.conditions(_wanted(where)),
+        )
         return found.map(customer_of)
 
     async def open_orders(self, customer_id: CustomerId) -> int:
@@ -114,30 +156,25 @@ def customers_among(ids: Collection[CustomerId]) -> Any:
     return _SELECT.where(customers.c.id.in_(sorted(ids)))
 
 
-def _conditions(where: CustomerFilter) -> list[ColumnElement[bool]]:
-    c = customers.c
-    conditions: list[ColumnElement[bool]] = []
-    for column, among in (
-        (c.email_key, {email_key(email) for email in where.email}),
-        (c.phone, where.phone),
-        (c.code, where.code),
-        (c.locale, where.locale),
-        (c.reachability, where.sms_reachability),
-    ):
-        if among:
-            conditions.append(column.in_(sorted(among)))
-    if where.sms_opt_out is not None:
-        conditions.append(c.sms_opt_out.is_(where.sms_opt_out))
+def _wanted(where: CustomerFilter) -> Params:
+    """The filters that apply, by their names in `_LISTING`."""
+    wanted: Params = {
+        name: sorted(among)
+        for name, among in (
+            ("email", {email_key(email) for email in where.email}),
+            ("phone", where.phone),
+            ("code", where.code),
+            ("locale", where.locale),
+            ("sms_reachability", where.sms_reachability),
+        )
+        if among
+    }
     if where.archived is not None:
-        archived = c.archived_at.is_not(None) if where.archived else c.archived_at.is_(None)
-        conditions.append(archived)
-    if where.created_from is not None:
-        conditions.append(c.created_at >= where.created_from)
-    if where.created_before is not None:
-        conditions.append(c.created_at < where.created_before)
-    if where.updated_since is not None:
-        conditions.append(c.updated_at >= where.updated_since)
-    return conditions
+        wanted["archived" if where.archived else "live"] = None
+    for name in ("sms_opt_out", "created_from", "created_before", "updated_since"):
+        if (value := getattr(where, name)) is not None:
+            wanted[name] = value
+    return wanted
 
 
 def _values(customer: Customer) -> Params:

@@ -1,9 +1,10 @@
 """Connections: how a piece of work gets one, on SQLite and on Postgres.
 
-A `Lane` is one connection for one transaction. Work is a plain function of a SQLAlchemy
-`Connection`, the same for both: SQLite runs it in the one thread that owns the connection, so a
-piece of work costs one thread switch however many statements it has; Postgres runs it on asyncpg.
+A `Lane` is one connection for one transaction. Statements are SQLAlchemy's, and work is a plain
+function of a SQLAlchemy `Connection`, the same for both. SQLite does them in the one thread that
+owns the connection, so a piece of work costs one thread switch however many statements it has.
 (Through aiosqlite every statement costs four switches: a quarter of the orders per second.)
+Postgres hands single statements to asyncpg itself, and runs work on SQLAlchemy's face of it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,24 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Executable,
+    Row,
+    create_engine,
+    event,
+    exc,
+    make_url,
+)
 from sqlalchemy.pool import NullPool
 
 from savannah.application.ports import Reading
@@ -25,20 +37,54 @@ from savannah.domain.errors import Unavailable
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
+# Statements, and the values to execute each with, as often as there are some.
+Writes = Sequence[tuple[Executable, list[dict[str, Any]]]]
 
 _READERS_MAX: Final = 4  # SQLite reads are short, and two cores are soon busy
 
 
+class StatementFailed(Exception):
+    """Postgres, or the way to it, has refused something; the cause says what it said.
+
+    Attributes:
+        sqlstate: the code of the refusal, "" where the server said nothing.
+        constraint: the constraint that was broken, "" for none.
+        lost: the connection is gone.
+        statement: the text of the statement, without its values.
+    """
+
+    def __init__(
+        self, *, sqlstate: str = "", constraint: str = "", lost: bool, statement: str | None = None
+    ) -> None:
+        super().__init__(sqlstate)
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+        self.lost = lost
+        self.statement = statement
+
+
 class Lane(Protocol):
-    """One connection, for as long as one transaction needs it."""
+    """One connection, for as long as one transaction needs it; the first step begins that.
+
+    Every step writes first what has waited for it.
+    """
 
     @abstractmethod
-    async def run(self, work: Work[T]) -> T:
-        """Do the work; the first one begins the transaction."""
+    async def fetch(
+        self, writes: Writes, statement: Executable, values: Mapping[str, Any]
+    ) -> Sequence[Row[Any]]:
+        """The rows of one statement."""
 
     @abstractmethod
-    async def commit(self, work: Work[None]) -> None:
-        """Do the last work, and commit."""
+    async def run(self, writes: Writes, work: Work[T]) -> T:
+        """Do something with the connection itself."""
+
+    async def administer(self, work: Work[T]) -> T:
+        """Change the schema: on Postgres such work begins and ends transactions itself."""
+        return await self.run((), work)
+
+    @abstractmethod
+    async def commit(self, writes: Writes) -> None: ...
 
     @abstractmethod
     async def release(self) -> None:
@@ -55,6 +101,10 @@ class Lanes(Protocol):
         """Raises: Unavailable, when none is free in time."""
 
     @abstractmethod
+    def connections(self) -> tuple[int, int]:
+        """How many are in use now, and how many there may be."""
+
+    @abstractmethod
     async def close(self) -> None: ...
 
 
@@ -67,36 +117,37 @@ def open_lanes(
     lock_timeout: timedelta,
     prepared_statements: bool,
     replicas: tuple[str, ...] = (),
-    replica_lag: timedelta = timedelta(seconds=5),
+    replica_retry: timedelta = timedelta(seconds=5),
 ) -> Lanes:
     """The database behind a URL; nothing is connected yet.
 
     Raises: ValueError, for a URL that is neither SQLite's nor Postgres's.
     """
-    parsed = _parsed(url)
-    if parsed.drivername == "sqlite":
+    address = address_of(url)
+    if address.drivername == "sqlite":
         if replicas:
             raise ValueError("only Postgres has replicas")
-        return SqliteLanes(parsed, readers=min(pool_size, _READERS_MAX), wait=wait, busy=wait)
+        return SqliteLanes(address, readers=min(pool_size, _READERS_MAX), wait=wait, busy=wait)
     # Imported where it is needed: the driver's dialect and SQLAlchemy's asyncio part, with the
     # ORM behind it, would be half a second of every start on the embedded default.
-    from savannah.adapters.sql import postgres
+    from savannah.adapters.sql import pool, postgres
 
     return postgres.PostgresLanes(
-        parsed,
-        [_parsed(replica) for replica in replicas],
-        postgres.PostgresSettings(
+        address,
+        [address_of(replica) for replica in replicas],
+        pool.PostgresSettings(
             pool_size=pool_size,
             wait=wait,
             statement_timeout=statement_timeout,
             lock_timeout=lock_timeout,
             prepared_statements=prepared_statements,
-            replica_lag=replica_lag,
+            replica_retry=replica_retry,
         ),
     )
 
 
-def _parsed(url: str) -> URL:
+def address_of(url: str) -> URL:
+    """A database URL with the driver we use. Raises: ValueError."""
     try:
         parsed = make_url(url)
     except exc.ArgumentError:
@@ -128,7 +179,12 @@ class _Seat:
         self._connection: Connection | None = None
 
     def do(self, work: Work[T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+        return asyncio.get_running_loop().run_in_executor(
+            self._thread,
+            copy_context().run,  # a span of the caller is the parent of what happens there
+            self._do,
+            work,
+        )
 
     def _do(self, work: Work[T]) -> T:
         if self._connection is None:
@@ -155,17 +211,23 @@ class _SqliteLane(Lane):
         self._seat = seat
         self._used = False
 
-    async def run(self, work: Work[T]) -> T:
-        self._used = True
-        return await self._seat.do(work)
+    async def fetch(
+        self, writes: Writes, statement: Executable, values: Mapping[str, Any]
+    ) -> Sequence[Row[Any]]:
+        return await self.run(
+            writes, lambda connection: connection.execute(statement, values).all()
+        )
 
-    async def commit(self, work: Work[None]) -> None:
-        def last(connection: Connection) -> None:
-            work(connection)
-            connection.commit()
+    async def run(self, writes: Writes, work: Work[T]) -> T:
+        def written(connection: Connection) -> T:
+            _write(connection, writes)
+            return work(connection)
 
         self._used = True
-        await self._seat.do(last)
+        return await self._seat.do(written)
+
+    async def commit(self, writes: Writes) -> None:
+        await self.run(writes, Connection.commit)
         self._used = False
 
     async def release(self) -> None:
@@ -180,6 +242,13 @@ class _SqliteLane(Lane):
         with suppress(Exception, asyncio.CancelledError):
             rolled_back.result()
         self._pool.put(self._seat)
+
+
+def _write(connection: Connection, writes: Writes) -> None:
+    if not connection.in_transaction():
+        connection.begin()
+    for statement, rows in writes:
+        connection.execute(statement, rows[0] if len(rows) == 1 else rows)
 
 
 class _SeatPool:
@@ -201,6 +270,9 @@ class _SeatPool:
         else:
             await self._count.acquire()
         return self._free.pop()
+
+    def connections(self) -> tuple[int, int]:
+        return len(self._all) - len(self._free), len(self._all)
 
     def put(self, seat: _Seat) -> None:
         self._free.append(seat)
@@ -230,6 +302,10 @@ class SqliteLanes(Lanes):
     async def take(self, *, reading: Reading) -> Lane:
         pool = self._readers if reading else self._writer
         return _SqliteLane(pool, await pool.take())
+
+    def connections(self) -> tuple[int, int]:
+        pools = (self._writer.connections(), self._readers.connections())
+        return sum(used for used, _ in pools), sum(most for _, most in pools)
 
     async def close(self) -> None:
         await self._readers.close()

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row, bindparam, insert, or_, select, update
 
+from savannah.adapters.sql.paging import SortKey, read_page
 from savannah.adapters.sql.tables import (
     clients,
     grants,
@@ -17,11 +18,13 @@ from savannah.adapters.sql.tables import (
 )
 from savannah.adapters.sql.transaction import FIELD_TAKEN_DETAILS, Params, Transaction
 from savannah.application.ports import (
+    ClientFilter,
     Clients,
     Grants,
     Lock,
     Session,
     SigningKeys,
+    UserFilter,
     Users,
 )
 from savannah.domain.access import Role
@@ -37,6 +40,7 @@ from savannah.domain.identity import (
     User,
     UserId,
 )
+from savannah.domain.paging import Page, PageRequest
 from savannah.domain.text import email_key
 
 # --- users ---------------------------------------------------------------------------------------
@@ -105,6 +109,25 @@ class SqlUsers(Users):
     async def list(self) -> Sequence[User]:
         return [_user_of(row) for row in await self._transaction.all(_USERS)]
 
+    async def page(self, where: UserFilter, page: PageRequest) -> Page[User]:
+        found = select(users)
+        if where.login:
+            names = [each.casefold() for each in where.login]
+            emails = [email_key(each) for each in where.login]
+            found = found.where(or_(users.c.username_key.in_(names), users.c.email_key.in_(emails)))
+        if where.role:
+            found = found.where(users.c.role.in_(where.role))
+        if where.is_active is not None:
+            found = found.where(users.c.is_active.is_(where.is_active))
+        by_name = page.ordering.name == "username"
+        column = users.c.username_key if by_name else users.c.date_joined
+        descending = page.ordering.descending
+        keys = (SortKey(column, descending), SortKey(users.c.id, descending))
+        rows = await read_page(
+            self._transaction, found, keys, page, lambda row: (getattr(row, column.name),)
+        )
+        return rows.map(_user_of)
+
     async def active_admins(self) -> int:
         # Locked, so that two of them cannot demote each other at the same time.
         reading = self._transaction.reading
@@ -129,7 +152,7 @@ def _user_values(user: User) -> Params:
 
 
 def _user_of(row: Row[Any], prefix: str = "") -> User:
-    columns = row._mapping  # noqa: SLF001 - public, named so that no column can hide it
+    columns = row._asdict()
     return User(
         id=columns[f"{prefix}id"],
         username=columns[f"{prefix}username"],
@@ -147,6 +170,11 @@ def _user_of(row: Row[Any], prefix: str = "") -> User:
 # --- clients -------------------------------------------------------------------------------------
 
 _FIND_CLIENT: Final = select(clients).where(clients.c.client_id == bindparam("of_client_id"))
+_FIND_CLIENT_LOCKED: Final[dict[Lock | None, Any]] = {
+    None: _FIND_CLIENT,
+    "share": _FIND_CLIENT.with_for_update(read=True),
+    "update": _FIND_CLIENT.with_for_update(),
+}
 _ADD_CLIENT: Final = insert(clients)
 _SAVE_CLIENT: Final = update(clients).where(clients.c.id == bindparam("of_id"))
 
@@ -157,9 +185,26 @@ class SqlClients(Clients):
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
 
-    async def find(self, client_id: str) -> Client | None:
-        row = await self._transaction.first(_FIND_CLIENT, {"of_client_id": client_id})
+    async def find(self, client_id: str, *, lock: Lock | None = None) -> Client | None:
+        statement = _FIND_CLIENT_LOCKED[lock]
+        row = await self._transaction.first(statement, {"of_client_id": client_id})
         return None if row is None else _client_of(row)
+
+    async def page(self, where: ClientFilter, page: PageRequest) -> Page[Client]:
+        found = select(clients)
+        if where.client_type:
+            found = found.where(clients.c.client_type.in_(where.client_type))
+        if where.is_active is not None:
+            found = found.where(clients.c.is_active.is_(where.is_active))
+        if where.first_party is not None:
+            found = found.where(clients.c.first_party.is_(where.first_party))
+        column = clients.c.name if page.ordering.name == "name" else clients.c.created_at
+        descending = page.ordering.descending
+        keys = (SortKey(column, descending), SortKey(clients.c.id, descending))
+        rows = await read_page(
+            self._transaction, found, keys, page, lambda row: (getattr(row, column.name),)
+        )
+        return rows.map(_client_of)
 
     async def add(self, client: Client) -> None:
         self._transaction.later(_ADD_CLIENT, {**_client_values(client), "id": client.id})
@@ -185,7 +230,7 @@ def _client_values(client: Client) -> Params:
 
 
 def _client_of(row: Row[Any], prefix: str = "") -> Client:
-    columns = row._mapping  # noqa: SLF001 - public, named so that no column can hide it
+    columns = row._asdict()
     return Client(
         id=columns[f"{prefix}id"],
         client_id=columns[f"{prefix}client_id"],

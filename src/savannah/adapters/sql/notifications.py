@@ -523,6 +523,8 @@ def _values(notification: Notification) -> Params:
         "locale": notification.locale,
         "resend_of": notification.resend_of,
         "request_id": notification.request_id,
+        "traceparent": notification.traceparent,
+        "tracestate": notification.tracestate,
         "created_at": notification.created_at,
     }
 
@@ -593,6 +595,8 @@ def _notification_of(row: Row[Any]) -> Notification:
         outcome_code=row.outcome_code,
         resend_of=row.resend_of,
         request_id=row.request_id,
+        traceparent=row.traceparent,
+        tracestate=row.tracestate,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from operator import attrgetter, ge, le, lt
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, bindparam, func, insert, select, update
+from sqlalchemy import Column, Row, bindparam, func, insert, select, update
 
-from savannah.adapters.sql.paging import Searched, SortKey, read_page, read_search
-from savannah.adapters.sql.tables import customers, notifications, orders
+from savannah.adapters.sql.customers import SEARCHED_CUSTOMER
+from savannah.adapters.sql.paging import Listing
+from savannah.adapters.sql.search import Search, SearchedTable, read_search
+from savannah.adapters.sql.tables import (
+    ORDER_DOCUMENT,
+    customers,
+    notifications,
+    orders,
+)
 from savannah.adapters.sql.transaction import Params, Transaction
 from savannah.application.ports import Lock, OrderFilter, Orders
 from savannah.domain.errors import NotFound
@@ -51,26 +60,49 @@ _GET_LOCKED: Final[dict[Lock | None, Any]] = {
 _INSERT: Final = insert(orders)
 # The columns to set are those of the values it is executed with.
 _UPDATE: Final = update(orders).where(orders.c.id == bindparam("order_id"))
-_ORDERINGS: Final[dict[str, ColumnElement[Any]]] = {
+_ORDERINGS: Final[dict[str, Column[Any]]] = {
     "created_at": orders.c.created_at,
     "updated_at": orders.c.updated_at,
     "status_changed_at": orders.c.status_changed_at,
     "total_amount": orders.c.total_minor,
     "order_number": orders.c.number,
 }
-_SEARCHED: Final = Searched(
-    fields=(
-        func.lower(orders.c.number),
-        orders.c.item_folded,
-        orders.c.notes_folded,
-        customers.c.name_folded,
-        customers.c.email_folded,
-        customers.c.code_folded,
-    ),
-    phone=customers.c.phone,
-    phone_digits=customers.c.phone_digits,
-    reference=orders.c.number_compact,
+_LISTING: Final = Listing(
+    _SELECT,
+    ids=orders.c.id,
+    orderings=_ORDERINGS,
+    among={
+        "status": orders.c.status,
+        "customer": orders.c.customer_id,
+        "currency": orders.c.currency,
+        "sms_status": notifications.c.status,
+    },
+    compared={
+        "min_amount": (orders.c.total_minor, ge),
+        "max_amount": (orders.c.total_minor, le),
+        "created_from": (orders.c.created_at, ge),
+        "created_before": (orders.c.created_at, lt),
+        "updated_since": (orders.c.updated_at, ge),
+    },
+    plain={},
 )
+_WITH_CUSTOMER: Final = customers.c.id == orders.c.customer_id
+_SEARCH: Final = Search(
+    main=orders,
+    rows=orders.join(customers, _WITH_CUSTOMER),
+    id=orders.c.id,
+    updated_at=orders.c.updated_at,
+    tables=(
+        SearchedTable(
+            fields=(func.lower(orders.c.number), orders.c.item_folded, orders.c.notes_folded),
+            document=ORDER_DOCUMENT,
+            reference=orders.c.number_compact,
+        ),
+        SEARCHED_CUSTOMER,
+    ),
+    kept=orders.c.deleted_at.is_(None),
+)
+_SEARCH_WITH_SMS: Final = replace(_SEARCH, main=_FROM, rows=_FROM.join(customers, _WITH_CUSTOMER))
 
 
 class SqlOrders(Orders):
@@ -94,21 +126,21 @@ class SqlOrders(Orders):
         self._transaction.later(_UPDATE, {**_values(order), "order_id": order.id})
 
     async def list(self, where: OrderFilter, page: PageRequest) -> Page[Order]:
-        column, descending = _ORDERINGS[page.ordering.name], page.ordering.descending
-        found = await read_page(
-            self._transaction,
-            _SELECT.where(*_conditions(where)),
-            (SortKey(column, descending), SortKey(orders.c.id, descending)),
-            page,
-            lambda row: (getattr(row, column.name),),
-        )
+        name = _ORDERINGS[page.ordering.name].name
+        found = await _LISTING.page(self._transaction, _wanted(where), page, attrgetter(name))
         return found.map(_order_of)
 
     async def search(
         self, query: SearchQuery, where: OrderFilter, page: PageRequest
     ) -> Page[Order]:
-        candidates = _SELECT_WITH_CUSTOMER.where(*_conditions(where))
-        found = await read_search(self._transaction, candidates, _SEARCHED, query, page)
+        found = await read_search(
+            self._transaction,
+            _SEARCH_WITH_SMS if where.sms_status else _SEARCH,
+            query,
+            page,
+            columns=_SELECT_WITH_CUSTOMER,
+            conditions=_LISTING.conditions(_wanted(where)),
+        )
         return found.map(_order_of)
 
 
@@ -123,28 +155,22 @@ def point_to_newest(
         new["notification_id"] = notification_id
 
 
-def _conditions(where: OrderFilter) -> list[ColumnElement[bool]]:
-    c = orders.c
-    conditions: list[ColumnElement[bool]] = []
-    for column, among in (
-        (c.status, where.status),
-        (c.customer_id, where.customer),
-        (c.currency, where.currency),
-        (notifications.c.status, where.sms_status),
-    ):
-        if among:
-            conditions.append(column.in_(sorted(among)))
-    if where.min_amount is not None:
-        conditions.append(c.total_minor >= where.min_amount)
-    if where.max_amount is not None:
-        conditions.append(c.total_minor <= where.max_amount)
-    if where.created_from is not None:
-        conditions.append(c.created_at >= where.created_from)
-    if where.created_before is not None:
-        conditions.append(c.created_at < where.created_before)
-    if where.updated_since is not None:
-        conditions.append(c.updated_at >= where.updated_since)
-    return conditions
+def _wanted(where: OrderFilter) -> Params:
+    """The filters that apply, by their names in `_LISTING`."""
+    wanted: Params = {
+        name: sorted(among)
+        for name, among in (
+            ("status", where.status),
+            ("customer", where.customer),
+            ("currency", where.currency),
+            ("sms_status", where.sms_status),
+        )
+        if among
+    }
+    for name in ("min_amount", "max_amount", "created_from", "created_before", "updated_since"):
+        if (bound := getattr(where, name)) is not None:
+            wanted[name] = bound
+    return wanted
 
 
 def _values(order: Order) -> Params:

@@ -1,7 +1,8 @@
 """Which replica may answer a unit of work for reading now; the primary answers when none may.
 
-A process reads its own writes: after each of its commits a replica is passed over until it has
-replayed that one. Whether it has is asked beside the work, so no caller waits for the answer.
+Whoever reads sees everything that was committed, by whatever process, before the reading began: the
+primary is asked how far it has written, and a replica answers once it has replayed as much. Whoever
+comes while that is being asked shares the next question, so it costs the primary next to nothing.
 """
 
 from __future__ import annotations
@@ -14,22 +15,23 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import TextClause, exc, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import text
+
+from savannah.adapters.sql.pool import FAILURES, Pool
 
 log = logging.getLogger("savannah.sql")
 
-# What is inserted into the log but not flushed may wait for seconds, and holds a commit only where
-# commits do not wait for the flush.
+# As bytes since the beginning. What is inserted into the log but not flushed may wait for seconds,
+# and holds a commit only where commits do not wait for the flush.
 _WRITTEN: Final = text(
     "SELECT CAST(CASE current_setting('synchronous_commit') WHEN 'off'"
-    " THEN pg_current_wal_insert_lsn() ELSE pg_current_wal_flush_lsn() END AS text)"
+    " THEN pg_current_wal_insert_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0' AS bigint)"
 )
-_REPLAYED: Final = text(
-    "SELECT pg_last_wal_replay_lsn() >= CAST(CAST(:position AS text) AS pg_lsn)"
-)
-_LOOK_AGAIN_S: Final = (0.005, 0.25)  # the first time, and at most
-FAILURES: Final = (exc.SQLAlchemyError, OSError)
+# None where nothing is replayed: that is no replica.
+_REPLAYED: Final = text("SELECT CAST(pg_last_wal_replay_lsn() - '0/0' AS bigint)")
+# A replica that follows is some milliseconds behind; a reader waits for these, and no longer.
+_LOOK_AGAIN_S: Final = (0.001, 0.002, 0.004, 0.008)
+_CATCHES_UP_S: Final = (0.02, 0.25)  # between looks at one that fell behind: the first, and at most
 
 
 @dataclass(slots=True, eq=False)
@@ -37,19 +39,21 @@ class Replica:
     """One replica, and what is known of it.
 
     Attributes:
-        commits: so many commits of this process it has replayed.
-        current_at: it has everything that was committed by then, in seconds of the loop.
-        ask_at: it is not asked again before.
-        asking: asks it at this moment.
+        watch: the same server, for the question how far it is.
+        replayed: at least so many bytes of the primary's log.
+        rests_until: it is not asked before, in seconds of the loop.
+        looking: asks it at this moment.
+        following: waits until it has caught up again; nobody reads from it meanwhile.
         works: as of the last time; said in the log when it changes.
     """
 
     number: int
-    engine: AsyncEngine
-    commits: int = 0
-    current_at: float = -math.inf
-    ask_at: float = -math.inf
-    asking: asyncio.Task[None] | None = None
+    pool: Pool
+    watch: Pool
+    replayed: int = -1
+    rests_until: float = -math.inf
+    looking: asyncio.Task[int] | None = None
+    following: asyncio.Task[None] | None = None
     works: bool = True
 
 
@@ -57,74 +61,124 @@ class Replicas:
     """The replicas of one primary.
 
     Args:
-        lag: a replica further behind than this is passed over; one that fails is tried again
-            after as long.
+        watch: the primary; one connection is enough, and nobody else should be able to hold it.
+        retry: a replica that failed is tried again after as long.
     """
 
-    def __init__(
-        self, primary: AsyncEngine, replicas: Sequence[AsyncEngine], *, lag: timedelta
-    ) -> None:
-        self._primary = primary
-        self._all = [Replica(number, engine) for number, engine in enumerate(replicas, 1)]
-        self._lag_s = lag.total_seconds()
-        self._commits = 0
+    def __init__(self, watch: Pool, replicas: Sequence[Replica], *, retry: timedelta) -> None:
+        self._watch = watch
+        self._all = list(replicas)
+        self._retry_s = retry.total_seconds()
         self._turn = 0
+        self._asking: asyncio.Task[int] | None = None
+        self._asking_next: asyncio.Task[int] | None = None
 
-    def committed(self) -> None:
-        """This process has committed something, or may have: replicas have to catch up."""
-        self._commits += 1
+    async def pick(self) -> Replica | None:
+        """One that has everything that is committed by now, in turn; None for the primary.
 
-    def pick(self) -> Replica | None:
-        """One that has every write of this process and is not far behind, in turn."""
+        Raises: one of `FAILURES`, when the primary cannot say how far it is.
+        """
         now = asyncio.get_running_loop().time()
-        able: list[Replica] = []
-        for replica in self._all:
-            behind = replica.commits != self._commits
-            age = now - replica.current_at
-            if not behind and age <= self._lag_s:
-                able.append(replica)
-            # Long before it would be passed over, so that a steady reader never notices.
-            if (behind or age > self._lag_s / 5) and not replica.asking and now >= replica.ask_at:
-                replica.asking = asyncio.create_task(self._ask(replica))
+        able = [each for each in self._all if each.following is None and now >= each.rests_until]
         if not able:
             return None
+        position = await self._position()
         self._turn += 1
-        return able[self._turn % len(able)]
+        turn = self._turn % len(able)
+        for replica in able[turn:] + able[:turn]:
+            if await self._has(replica, position):
+                return replica
+        return None
 
     def failed(self, replica: Replica, error: Exception) -> None:
         """Pass it over for a while."""
-        replica.current_at = -math.inf
-        replica.ask_at = asyncio.get_running_loop().time() + self._lag_s
+        replica.rests_until = asyncio.get_running_loop().time() + self._retry_s
+        replica.replayed = -1
         self._works(replica, error)
 
     async def close(self) -> None:
         """Stop asking."""
-        asking = [replica.asking for replica in self._all if replica.asking is not None]
-        for task in asking:
+        tasks: list[asyncio.Task[Any] | None] = [self._asking_next, self._asking]
+        for each in self._all:
+            tasks += [each.following, each.looking]
+        running = [task for task in tasks if task is not None]
+        for task in running:
             task.cancel()
-        if asking:
-            await asyncio.wait(asking)
+        await asyncio.gather(*running, return_exceptions=True)
 
-    async def _ask(self, replica: Replica) -> None:
-        """Note where the primary is, and wait until the replica is there, too."""
-        loop = asyncio.get_running_loop()
-        commits, began_at = self._commits, loop.time()
+    # --- the primary
+
+    async def _position(self) -> int:
+        """How far the primary has written, asked no sooner than now."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+            return await asyncio.shield(self._asking)
+        if self._asking_next is None:
+            self._asking_next = asyncio.create_task(self._ask_after(self._asking))
+        return await asyncio.shield(self._asking_next)
+
+    async def _ask_after(self, before: asyncio.Task[int]) -> int:
+        await asyncio.wait([before])
+        self._asking, self._asking_next = self._asking_next, None
+        return await self._ask()
+
+    async def _ask(self) -> int:
         try:
-            position = await _scalar(self._primary, _WRITTEN)
-            pause, most = _LOOK_AGAIN_S
-            while not await _scalar(replica.engine, _REPLAYED, position=position):
-                if loop.time() - began_at > self._lag_s:
-                    replica.ask_at = loop.time() + self._lag_s / 5
-                    return
+            return int(await self._watch.ask(_WRITTEN))
+        except FAILURES:
+            for replica in self._all:  # what follows may be another primary, with a log of its own
+                replica.replayed = -1
+            raise
+        finally:
+            if self._asking_next is None:
+                self._asking = None
+
+    # --- a replica
+
+    async def _has(self, replica: Replica, position: int) -> bool:
+        """Whether it has replayed that much, within the milliseconds that are worth a wait."""
+        if replica.replayed >= position:
+            return True
+        try:
+            for pause in (0.0, *_LOOK_AGAIN_S):
+                await asyncio.sleep(pause)
+                if await self._look(replica) >= position:
+                    return True
+        except FAILURES as error:
+            self.failed(replica, error)
+            return False
+        if replica.following is None:
+            replica.following = asyncio.create_task(self._follow(replica, position))
+        return False
+
+    async def _follow(self, replica: Replica, position: int) -> None:
+        """Wait beside the work until it is there."""
+        pause, most = _CATCHES_UP_S
+        try:
+            while await self._look(replica) < position:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, most)
         except FAILURES as error:
             self.failed(replica, error)
-        else:
-            replica.commits, replica.current_at = commits, began_at
-            self._works(replica)
         finally:
-            replica.asking = None
+            replica.following = None
+
+    async def _look(self, replica: Replica) -> int:
+        """How far it is; everybody who wants to know shares one look."""
+        if replica.looking is None:
+            replica.looking = asyncio.create_task(self._look_now(replica))
+        return await asyncio.shield(replica.looking)
+
+    async def _look_now(self, replica: Replica) -> int:
+        try:
+            replayed = await replica.watch.ask(_REPLAYED)
+            if replayed is None:
+                raise ConnectionError("this server is no replica")
+        finally:
+            replica.looking = None
+        replica.replayed = max(replica.replayed, int(replayed))
+        self._works(replica)
+        return replica.replayed
 
     def _works(self, replica: Replica, error: Exception | None = None) -> None:
         if replica.works is (error is None):
@@ -135,8 +189,3 @@ class Replicas:
             log.info("a replica is back", extra=about)
         else:
             log.warning("a replica fails", extra=about | {"error": type(error).__name__})
-
-
-async def _scalar(engine: AsyncEngine, question: TextClause, **values: Any) -> Any:
-    async with engine.connect() as connection:
-        return await connection.scalar(question, values)

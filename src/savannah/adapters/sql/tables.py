@@ -18,6 +18,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     ForeignKey,
@@ -106,17 +107,12 @@ class Uid(TypeDecorator[UUID]):
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         if dialect.name == "postgresql":
-            return _plain_uuid
+            return None  # its driver gives a subclass of UUID, which is as good
         return super().result_processor(dialect, coltype)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> UUID | None:
         del dialect
         return None if value is None else UUID(bytes=value)
-
-
-def _plain_uuid(value: UUID | None) -> UUID | None:
-    """The driver has a subclass of its own."""
-    return None if value is None else UUID(int=value.int)
 
 
 class Words(TypeDecorator[str]):
@@ -204,6 +200,19 @@ Index("ix_customers_created_at", customers.c.created_at, customers.c.id)
 Index("ix_customers_updated_at", customers.c.updated_at, customers.c.id)
 Index("ix_customers_name", text("coalesce(name, '')"), customers.c.id)
 Index("ix_customers_reachability", customers.c.reachability, customers.c.created_at)
+# The few among many; the others are found on the way through the many.
+for _name, _column, _few in (
+    ("archived", customers.c.archived_at, customers.c.archived_at.is_not(None)),
+    ("sms_opt_out", customers.c.sms_opt_out, customers.c.sms_opt_out),
+):
+    Index(
+        f"ix_customers_{_name}",
+        customers.c.created_at,
+        customers.c.id,
+        sqlite_where=_few,
+        postgresql_where=_few,
+    )
+Index("ix_customers_locale", customers.c.locale, customers.c.created_at, customers.c.id)
 
 orders: Final = Table(
     "orders",
@@ -265,6 +274,39 @@ for _name, _columns in {
         postgresql_where=_kept,
     )
 
+# What a search on Postgres looks at: the fields in one text, each on a line of its own that begins
+# with a blank. So one pattern finds a part (`%lap%`), the beginning of a word (`% lap%`) or a whole
+# field. An order number as people spell it stands behind `#`, where no word begins. The trigram
+# indexes are over the very same expressions; `schema` makes them where the database can.
+SEPARATOR: Final = "\n "
+_FIELD: Final[ColumnElement[str]] = literal_column(r"E'\n '")
+_LINE: Final[ColumnElement[str]] = literal_column(r"E'\n'")
+_NONE: Final[ColumnElement[str]] = literal_column("''")
+ORDER_DOCUMENT: Final[ColumnElement[str]] = (
+    _FIELD.concat(func.lower(orders.c.number))
+    .concat(literal_column(r"E'\n#'"))
+    .concat(orders.c.number_compact)
+    .concat(_FIELD)
+    .concat(orders.c.item_folded)
+    .concat(_FIELD)
+    .concat(func.coalesce(orders.c.notes_folded, _NONE))
+    .concat(_LINE)
+)
+CUSTOMER_DOCUMENT: Final[ColumnElement[str]] = (
+    _FIELD.concat(func.coalesce(customers.c.name_folded, _NONE))
+    .concat(_FIELD)
+    .concat(func.coalesce(customers.c.email_folded, _NONE))
+    .concat(_FIELD)
+    .concat(customers.c.code_folded)
+    .concat(_LINE)
+)
+# Table, expression and condition of each.
+TRIGRAM_INDEXES: Final[dict[str, tuple[Table, ColumnElement[Any], ColumnElement[bool] | None]]] = {
+    "ix_orders_document": (orders, ORDER_DOCUMENT, _kept),
+    "ix_customers_document": (customers, CUSTOMER_DOCUMENT, None),
+    "ix_customers_phone_digits": (customers, customers.c.phone_digits, None),
+}
+
 _waiting = f"status IN ({', '.join(repr(str(status)) for status in sorted(WAITING))})"
 notifications: Final = Table(
     "notifications",
@@ -297,6 +339,8 @@ notifications: Final = Table(
     Column("outcome_code", Words),
     Column("resend_of", Uid),
     Column("request_id", Words),
+    Column("traceparent", Words),
+    Column("tracestate", Words),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     UniqueConstraint("dedupe_key"),

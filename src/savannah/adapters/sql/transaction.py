@@ -6,14 +6,13 @@ many statements.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Executable, Row, exc
+from sqlalchemy import Executable, Row, exc
 
-from savannah.adapters.sql.engines import Lane, Lanes, Work
+from savannah.adapters.sql.engines import Lane, Lanes, StatementFailed, Work
 from savannah.application.ports import IdempotencyRecordKey, Reading
 from savannah.domain.errors import (
     CodeTaken,
@@ -81,23 +80,25 @@ class Transaction:
     async def all(
         self, statement: Executable, values: Mapping[str, Any] | None = None
     ) -> Sequence[Row[Any]]:
-        return await self.run(lambda connection: connection.execute(statement, values).all())
+        """The rows of a statement, preferably of one that is made once: Postgres keeps its text."""
+        writes = self._taken()
+        return await self._attempt(lambda lane: lane.fetch(writes, statement, values or {}))
 
     async def first(
         self, statement: Executable, values: Mapping[str, Any] | None = None
     ) -> Row[Any] | None:
-        return await self.run(lambda connection: connection.execute(statement, values).first())
+        rows = await self.all(statement, values)
+        return rows[0] if rows else None
 
     async def run(self, work: Work[T]) -> T:
         """Do something with the connection itself, such as several reads in one trip."""
+        writes = self._taken()
+        return await self._attempt(lambda lane: lane.run(writes, work))
+
+    async def administer(self, work: Work[T]) -> T:
+        """Change the schema, as the first and only thing."""
         self._require_open()
-        flush = self._flushing()
-
-        def begun(connection: Connection) -> T:
-            flush(connection)
-            return work(connection)
-
-        return await self._attempt(lambda lane: lane.run(begun))
+        return await self._attempt(lambda lane: lane.administer(work))
 
     async def flush(self) -> None:
         """Write what waits now, to learn now whether it can be written."""
@@ -106,8 +107,8 @@ class Transaction:
     async def commit(self) -> None:
         self._require_open()
         if self._lane is not None or self._waiting:
-            flush = self._flushing()
-            await self._attempt(lambda lane: lane.commit(flush))
+            writes = self._taken()
+            await self._attempt(lambda lane: lane.commit(writes))
         await self.close()
 
     async def close(self) -> None:
@@ -124,28 +125,24 @@ class Transaction:
         if self._over:
             raise RuntimeError("This unit of work has ended")
 
-    def _flushing(self) -> Work[None]:
+    def _taken(self) -> list[tuple[Executable, list[Params]]]:
+        """What waits; from here on the next step has it."""
+        self._require_open()
         waiting, self._waiting = self._waiting, []
         self.new_orders = {}
-
-        def flush(connection: Connection) -> None:
-            if not connection.in_transaction():
-                connection.begin()
-            for statement, rows in waiting:
-                connection.execute(statement, rows[0] if len(rows) == 1 else rows)
-
-        return flush
+        return waiting
 
     async def _attempt(self, step: Callable[[Lane], Awaitable[T]]) -> T:
         try:
             if self._lane is None:
                 self._lane = await self._lanes.take(reading=self.reading)
             return await step(self._lane)
-        except exc.DBAPIError as error:
+        except (StatementFailed, exc.DBAPIError) as error:
             self._over = True
             meaning = _meaning_of(error)
             # Where the data is at fault, Postgres quotes it; that must not get into a log.
-            raise meaning from (error if isinstance(meaning, Unavailable) else None)
+            cause = error.__cause__ if isinstance(error, StatementFailed) else error
+            raise meaning from (cause if isinstance(meaning, Unavailable) else None)
         except (exc.TimeoutError, exc.DisconnectionError, OSError) as error:
             self._over = True  # no connection in time, or the server went away meanwhile
             raise Unavailable from error
@@ -212,18 +209,17 @@ class StatementRefused(Exception):
         super().__init__(f"{reason}: {statement}")
 
 
-def _meaning_of(error: exc.DBAPIError) -> Exception:
+def _meaning_of(error: StatementFailed | exc.DBAPIError) -> Exception:
     """The domain's error behind a failure of the database, or a fault of ours."""
-    cause = error.orig
-    if isinstance(cause, sqlite3.Error):
+    if isinstance(error, StatementFailed):
+        constraint = error.constraint
+        unavailable = error.lost or error.sqlstate.startswith(_POSTGRES_UNAVAILABLE)
+        reason = f"Postgres {error.sqlstate} {constraint}"
+    else:
+        cause = error.orig
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
         constraint = _sqlite_constraint(cause)
         unavailable, reason = code in _SQLITE_UNAVAILABLE, f"SQLite {code} {constraint}"
-    else:
-        state = getattr(cause, "sqlstate", None) or ""
-        constraint = getattr(getattr(cause, "__cause__", None), "constraint_name", None) or ""
-        unavailable = error.connection_invalidated or state.startswith(_POSTGRES_UNAVAILABLE)
-        reason = f"Postgres {state} {constraint}"
     if unavailable:
         return Unavailable()
     if constraint in _FIELDS_TAKEN:
@@ -234,7 +230,7 @@ def _meaning_of(error: exc.DBAPIError) -> Exception:
     return StatementRefused(error.statement, reason.strip())
 
 
-def _sqlite_constraint(cause: sqlite3.Error) -> str:
+def _sqlite_constraint(cause: BaseException | None) -> str:
     """What was broken: a column, an index of expressions, or a named check."""
     # "UNIQUE constraint failed: orders.number", "...: index 'uq_...'", "CHECK ...: ck_..."
     broken = str(cause).partition("constraint failed: ")[2].partition(",")[0]

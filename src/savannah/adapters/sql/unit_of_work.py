@@ -82,7 +82,7 @@ class SqlStorage(Storage):
         lock_timeout: timedelta = timedelta(seconds=5),
         prepared_statements: bool = True,
         replicas: Sequence[str] = (),
-        replica_lag: timedelta = timedelta(seconds=5),
+        replica_retry: timedelta = timedelta(seconds=5),
     ) -> Self:
         """The storage behind `sqlite:///path` or `postgresql://…`, driver suffix or not.
 
@@ -94,10 +94,9 @@ class SqlStorage(Storage):
             prepared_statements: False behind PgBouncer in transaction mode; timeouts are then
                 set on the database role, and PgBouncer does the pooling.
             replicas: URLs of read replicas of that Postgres. Units of work for reading go
-                there, save fresh ones; a replica that fails, or has not yet what this storage
-                has committed, is passed over in favour of the primary.
-            replica_lag: likewise one that may be further behind than this; one that failed is
-                tried again after as long.
+                there, save fresh ones; a replica that fails, or has not within milliseconds what
+                is committed by then, is passed over in favour of the primary.
+            replica_retry: a replica that failed is tried again after as long.
 
         Raises:
             ValueError: the URL is neither SQLite's nor Postgres's.
@@ -111,7 +110,7 @@ class SqlStorage(Storage):
                 lock_timeout=lock_timeout,
                 prepared_statements=prepared_statements,
                 replicas=tuple(replicas),
-                replica_lag=replica_lag,
+                replica_retry=replica_retry,
             )
         )
 
@@ -121,6 +120,10 @@ class SqlStorage(Storage):
     async def ping(self) -> None:
         """Raises: Unavailable."""
         await self.read(lambda connection: connection.execute(_PING).one())
+
+    def connections(self) -> tuple[int, int]:
+        """How many are in use now, and how many there may be."""
+        return self._lanes.connections()
 
     async def read(self, work: Work[T]) -> T:
         """Look at the primary database itself, as the schema check does.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Response, Router, asgi, route
 from litestar.config.cors import CORSConfig
-from litestar.di import Provide
+from litestar.datastructures import State
 from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
@@ -18,12 +18,17 @@ from savannah.application.ports import Clock, RateLimiter
 from savannah.application.savannah import Savannah
 from savannah.domain.errors import SavannahError
 from savannah.entrypoints.http import openapi, ops, problems
-from savannah.entrypoints.http.door import Door, HealthCheck, HttpOptions, the_caller, the_visitor
+from savannah.entrypoints.http.deadline import Deadline
+from savannah.entrypoints.http.door import Door, HealthCheck, HttpOptions
 from savannah.entrypoints.http.gate import Gate
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.problems import with_head
 from savannah.entrypoints.http.requests import BODY_MAX
 from savannah.entrypoints.http.routes import API_PREFIX, API_ROUTES
+from savannah.entrypoints.watch import Watch
+
+if TYPE_CHECKING:
+    from savannah.entrypoints.tracing import Tracing
 
 
 def create_app(
@@ -35,11 +40,15 @@ def create_app(
     metrics: PrometheusMetrics,
     checks: Mapping[str, HealthCheck],
     simulator: ASGIApp | None = None,
+    watch: Watch | None = None,
+    tracing: Tracing | None = None,
 ) -> Litestar:
     """The ASGI application of the REST door.
 
     Args:
         simulator: mounted at `/simulator` when given.
+        watch: what a scrape measures; by default the outbox alone.
+        tracing: records a span for each request.
     """
     door = Door(
         savannah=savannah,
@@ -49,6 +58,7 @@ def create_app(
         metrics=metrics,
         cursors=Cursors(options.cursor_key),
         checks=checks,
+        watch=watch or Watch(metrics, notifications=savannah.notifications),
     )
     outside = [*ops.ROUTES, *openapi.ROUTES]
     routes: list[Any] = [
@@ -59,11 +69,7 @@ def create_app(
         routes.append(_mounted(simulator))
     app = Litestar(
         routes,
-        dependencies={
-            "door": Provide(lambda: door, sync_to_thread=False),
-            "caller": Provide(the_caller),
-            "visitor": Provide(the_visitor),
-        },
+        state=State({"door": door}, deep_copy=False),
         exception_handlers={
             SavannahError: problems.refuse,
             problems.DoorError: problems.refuse_shape,
@@ -76,12 +82,16 @@ def create_app(
         logging_config=None,
         debug=False,
     )
+    if options.request_timeout is not None:
+        # The simulator's faults include answers that do not come.
+        app.asgi_handler = Deadline(app.asgi_handler, options.request_timeout, exempt="/simulator/")
     app.asgi_handler = Gate(
         app.asgi_handler,
         options=options,
         metrics=metrics,
         # The mounted simulator and this service call each other by address.
         local=() if simulator is None else ("/simulator/", "/api/sms/"),
+        tracing=tracing,
     )
     return app
 

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from savannah.application.trace import request_id_var
 from savannah.domain.access import (
     IDENTITY_SCOPES,
     SCOPE_ALIASES,
@@ -42,7 +43,6 @@ from savannah.entrypoints.http.requests import (
     read_query,
     require_texts,
 )
-from savannah.entrypoints.logs import request_id_var
 
 TAG: Final = "Auth"
 
@@ -231,9 +231,9 @@ def _show_app(client: Client, secret: str | None) -> AppOut:
 )
 async def register(request: AnyRequest, door: TheDoor, visitor: TheVisitor) -> AnyResponse:
     del visitor  # asking for it counts the request
-    door.identity.require_open_registration()
+    door.identity.accounts.require_open_registration()
     body = await read_object(request)
-    user = await door.identity.register(**body, request_id=request_id_var.get())
+    user = await door.identity.accounts.register(**body, request_id=request_id_var.get())
     registered = Registered(message="User registered successfully", user=show(user))
     return json_response(registered, status=201)
 
@@ -254,9 +254,9 @@ async def register(request: AnyRequest, door: TheDoor, visitor: TheVisitor) -> A
     ),
 )
 async def create_app(request: AnyRequest, door: TheDoor, visitor: TheVisitor) -> AnyResponse:
-    door.identity.require_app_maker(visitor)
+    door.identity.apps.require_app_maker(visitor)
     body = await read_object(request)
-    client, secret = await door.identity.create_client(
+    client, secret = await door.identity.apps.create_client(
         **body, by=visitor, request_id=request_id_var.get()
     )
     return json_response(_show_app(client, secret), status=201)
@@ -280,7 +280,7 @@ async def login(request: AnyRequest, door: TheDoor, visitor: TheVisitor) -> AnyR
     del visitor  # asking for it counts the request
     body = await read_object(request)
     require_texts(body, *LoginIn.__struct_fields__)
-    opened = await door.identity.login(
+    opened = await door.identity.logins.login(
         **body, address=address_of(request), request_id=request_id_var.get()
     )
     return json_response(
@@ -312,7 +312,7 @@ async def login(request: AnyRequest, door: TheDoor, visitor: TheVisitor) -> AnyR
 async def logout(request: AnyRequest, door: TheDoor, caller: TheCaller) -> None:
     body = await read_object(request)
     require_texts(body, "refresh_token")
-    await door.identity.logout(**body, by=caller)
+    await door.identity.logins.logout(**body, by=caller)
 
 
 @endpoint(
@@ -321,7 +321,7 @@ async def logout(request: AnyRequest, door: TheDoor, caller: TheCaller) -> None:
     Operation(id="getProfile", tag=TAG, summary="One's own account", answer=UserOut),
 )
 async def get_profile(request: AnyRequest, door: TheDoor, caller: TheCaller) -> AnyResponse:
-    user = await door.identity.profile(by=caller)
+    user = await door.identity.accounts.profile(by=caller)
     await read_query(request)
     return json_response(show(user))
 
@@ -341,7 +341,7 @@ async def get_profile(request: AnyRequest, door: TheDoor, caller: TheCaller) -> 
 )
 async def update_profile(request: AnyRequest, door: TheDoor, caller: TheCaller) -> AnyResponse:
     changes = await read_object(request)
-    return json_response(show(await door.identity.update_profile(changes, by=caller)))
+    return json_response(show(await door.identity.accounts.update_profile(changes, by=caller)))
 
 
 @endpoint(
@@ -359,7 +359,7 @@ async def update_profile(request: AnyRequest, door: TheDoor, caller: TheCaller) 
 async def change_password(request: AnyRequest, door: TheDoor, caller: TheCaller) -> None:
     body = await read_object(request)
     require_texts(body, *PasswordChange.__struct_fields__)
-    await door.identity.change_password(**body, by=caller, address=address_of(request))
+    await door.identity.accounts.change_password(**body, by=caller, address=address_of(request))
 
 
 @endpoint(
@@ -377,7 +377,7 @@ async def get_token_info(request: AnyRequest, door: TheDoor, caller: TheCaller) 
     await read_query(request)
     token = bearer_token(request)
     assert token is not None
-    info = await door.identity.token_info(token)
+    info = await door.identity.logins.token_info(token)
     return json_response(
         TokenInfoOut(
             active=info.active,

@@ -11,9 +11,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 from litestar import Response
 
+from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.application.idempotency import AlreadyDone, Once
 from savannah.application.revision import IfMatch
 from savannah.domain.errors import StaleVersion
+from savannah.entrypoints.http.door import JsonResponse
 from savannah.entrypoints.http.problems import DoorError
 from savannah.entrypoints.http.requests import AnyRequest
 
@@ -82,10 +84,11 @@ def once(
 def respond(rendered: Rendered) -> Response[bytes]:
     """An answer out of its status, headers and body."""
     status, headers, body = rendered
-    return Response(body, status_code=status, headers=headers, media_type="application/json")
+    return JsonResponse(body, status_code=status, headers=headers)
 
 
-def replay(done: AlreadyDone) -> Response[bytes]:
+def replay(done: AlreadyDone, metrics: PrometheusMetrics) -> Response[bytes]:
     """The stored answer of the first call, marked as such."""
+    metrics.replayed()
     status, headers, body = msgspec.msgpack.decode(done.answer)
     return respond((status, {**headers, "Idempotent-Replayed": "true"}, body))

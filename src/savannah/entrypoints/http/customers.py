@@ -368,7 +368,7 @@ async def create_customer(request: AnyRequest, door: TheDoor, caller: TheCaller)
     try:
         customer = await door.savannah.customers.create(**body, by=caller, once=once)
     except AlreadyDone as done:
-        return conditional.replay(done)
+        return conditional.replay(done, door.metrics)
     return conditional.respond(render(customer))
 
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
 import msgspec
 from litestar import Response
-from litestar.di import NamedDependency
-from litestar.params import SkipValidation
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from savannah.adapters.prometheus import PrometheusMetrics
-from savannah.application.identity import Identity
 from savannah.application.ports import Clock, LimitState, RateLimiter
-from savannah.application.savannah import Savannah
+from savannah.application.savannah import Identity, Savannah
+from savannah.application.trace import request_id_var
 from savannah.domain.access import Caller
-from savannah.domain.errors import AuthenticationRequired, BadQuery, InvalidToken, RateLimited
+from savannah.domain.errors import (
+    AuthenticationRequired,
+    BadQuery,
+    InvalidToken,
+    RateLimited,
+    Unauthenticated,
+)
 from savannah.domain.notification import Rate
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.requests import AnyRequest, Query, operation_of
-from savannah.entrypoints.logs import request_id_var
+from savannah.entrypoints.watch import Watch
 
 HealthCheck = Callable[[], Awaitable[object]]
 
@@ -39,6 +45,7 @@ class HttpOptions:
     rate_limit: Rate | None = None
     rate_limit_auth: Rate | None = None
     require_if_match: bool = False
+    request_timeout: timedelta | None = None
     cursor_key: bytes = field(repr=False)
     callback_token: str = field(repr=False)
 
@@ -49,6 +56,7 @@ class Door:
 
     Attributes:
         checks: health checks of parts besides storage, by name; each raises when its part is down.
+        watch: measures what a scrape shows besides the counters.
     """
 
     savannah: Savannah
@@ -58,12 +66,49 @@ class Door:
     metrics: PrometheusMetrics
     cursors: Cursors
     checks: Mapping[str, HealthCheck]
+    watch: Watch
 
     @property
     def identity(self) -> Identity:
         identity = self.savannah.identity
         assert identity is not None, "the REST door needs accounts"
         return identity
+
+    async def caller(self, request: AnyRequest) -> Caller:
+        """Who is calling, checked against the operation's permission.
+
+        Raises:
+            Unauthenticated, InsufficientScope, AccountDisabled, RateLimited.
+        """
+        caller = await self.visitor(request)
+        if caller is None:
+            raise AuthenticationRequired
+        if (scope := operation_of(request).scope) is not None:
+            caller.require(scope)
+        return caller
+
+    async def visitor(self, request: AnyRequest) -> Caller | None:
+        """Who is calling, None for nobody in particular.
+
+        Operations without authentication do not look at tokens, so that none buys another limit.
+
+        Raises:
+            Unauthenticated, AccountDisabled, RateLimited.
+        """
+        operation = operation_of(request)
+        token = None if operation.auth == "none" else bearer_token(request)
+        if token is None:
+            if operation.anonymous_limit:
+                await _count(request, self, f"address:{address_of(request)}", anonymous=True)
+            return None
+        try:
+            caller = await self.identity.logins.authenticate(token, request_id=request_id_var.get())
+        except Unauthenticated:
+            # Guessing tokens has an end as well; nobody in particular pays for it but the address.
+            await _count(request, self, f"refused:{address_of(request)}", anonymous=False)
+            raise
+        await _count(request, self, caller.principal, anonymous=False)
+        return caller
 
     def currency_of(self, query: Query) -> str | None:
         """The currency a report is asked for in. Raises: BadQuery."""
@@ -74,46 +119,12 @@ class Door:
         return wanted
 
 
-# Ours already: checking their types again would cost more than reading the request.
-TheDoor = NamedDependency[SkipValidation[Door]]
-TheCaller = NamedDependency[SkipValidation[Caller]]
-TheVisitor = NamedDependency[SkipValidation[Caller | None]]
+TheDoor = Door
+TheCaller = Caller
+TheVisitor = Caller | None
 
 # Looks a path's subject up, to answer 404 before anything about the body.
 LOOKING: Final = Caller.viewer("door")
-
-
-async def the_caller(request: AnyRequest, door: TheDoor) -> Caller:
-    """Who is calling, checked against the operation's permission.
-
-    Raises:
-        Unauthenticated, InsufficientScope, AccountDisabled, RateLimited.
-    """
-    caller = await the_visitor(request, door)
-    if caller is None:
-        raise AuthenticationRequired
-    if (scope := operation_of(request).scope) is not None:
-        caller.require(scope)
-    return caller
-
-
-async def the_visitor(request: AnyRequest, door: TheDoor) -> Caller | None:
-    """Who is calling, None for nobody in particular.
-
-    Operations without authentication do not look at tokens, so that none buys another limit.
-
-    Raises:
-        Unauthenticated, AccountDisabled, RateLimited.
-    """
-    operation = operation_of(request)
-    token = None if operation.auth == "none" else bearer_token(request)
-    if token is None:
-        if operation.anonymous_limit:
-            await _count(request, door, f"address:{address_of(request)}", anonymous=True)
-        return None
-    caller = await door.identity.authenticate(token, request_id=request_id_var.get())
-    await _count(request, door, caller.principal, anonymous=False)
-    return caller
 
 
 def bearer_token(request: AnyRequest) -> str | None:
@@ -161,16 +172,36 @@ async def _count(request: AnyRequest, door: Door, key: str, *, anonymous: bool) 
         )
 
 
+class JsonResponse(Response[bytes]):
+    """An answer that is encoded already; it goes out as it is."""
+
+    def to_asgi_response(self, *_: object, **__: object) -> ASGIApp:  # type: ignore[override]
+        """Without what the framework would look up and convert for others."""
+        body = self.content
+        headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in self.headers.items()
+        ]
+        headers.append((b"content-type", b"application/json"))
+        headers.append((b"content-length", b"%d" % len(body)))
+        start: Message = {
+            "type": "http.response.start",
+            "status": self.status_code or 200,
+            "headers": headers,
+        }
+
+        async def answer(_: Scope, __: Receive, send: Send) -> None:
+            await send(start)
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+
+        return answer
+
+
 def json_response(
     body: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response[bytes]:
     """An answer encoded here, once."""
-    return Response(
-        msgspec.json.encode(body),
-        status_code=status,
-        headers=dict(headers or {}),
-        media_type="application/json",
-    )
+    return JsonResponse(msgspec.json.encode(body), status_code=status, headers=dict(headers or {}))
 
 
 def etag(version: int) -> dict[str, str]:

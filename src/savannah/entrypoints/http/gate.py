@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
 
 import msgspec
@@ -19,10 +19,13 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.application.ports import LimitState
+from savannah.application.trace import TraceContext, request_id_var, trace_var
 from savannah.entrypoints.http import problems
 from savannah.entrypoints.http.door import LIMIT_STATE, HttpOptions
 from savannah.entrypoints.http.operations import canonical_path
-from savannah.entrypoints.logs import request_id_var
+
+if TYPE_CHECKING:
+    from savannah.entrypoints.tracing import Tracing
 
 log = logging.getLogger("savannah.access")
 
@@ -36,7 +39,7 @@ _ALWAYS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
-    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
 _API_CSP: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
@@ -47,6 +50,7 @@ class Gate:
 
     Args:
         local: beginnings of paths that this machine may also call without https.
+        tracing: records a span for each request; without it, the trace context is passed on.
     """
 
     def __init__(
@@ -56,11 +60,13 @@ class Gate:
         options: HttpOptions,
         metrics: PrometheusMetrics,
         local: tuple[str, ...] = (),
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._local = local
         self._options = options
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if str(scope["type"]) == "http":
@@ -76,6 +82,13 @@ class Gate:
         headers: list[tuple[bytes, bytes]] = list(scope["headers"])
         request_id = _request_id(headers)
         token = request_id_var.set(request_id)
+        trace, cause = _trace_of(headers), None
+        if self._tracing is not None:
+            cause = self._tracing.request(method, trace)
+            trace = cause.context
+        elif trace is not None:
+            trace = trace.child()
+        trace_token = trace_var.set(trace or TraceContext.begin())
         status = 500
         if method == "HEAD":
             # RFC 9110 section 9.3.2: the same as GET, without the body. A copy, because the server
@@ -101,12 +114,17 @@ class Gate:
             if refusal is None:
                 await self._app(scope, receive, send_on)
             else:
+                if refusal[0] >= 400:
+                    scope.setdefault("state", {})[problems.PROBLEM_STATE] = "invalid_host"
                 await _refuse(send_on, *refusal)
         finally:
             seconds = time.perf_counter() - started
             known = scope.get("path_template") or "unmatched"
             route = _SIMULATOR if simulated else str(known)
             self._metrics.request(method, route, status, seconds)
+            problem: str | None = scope.get("state", {}).get(problems.PROBLEM_STATE)
+            if problem is not None:
+                self._metrics.problem(problem)
             log.log(
                 logging.DEBUG if simulated else logging.INFO,  # its page asks every second
                 "request",
@@ -117,6 +135,9 @@ class Gate:
                     "duration_ms": round(seconds * 1000, 2),
                 },
             )
+            if cause is not None:
+                cause.answered(method, route, status, request_id)
+            trace_var.reset(trace_token)
             request_id_var.reset(token)
 
     def _believe_proxy(self, scope: HTTPScope, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -191,11 +212,10 @@ class Gate:
         added = [header for header in _ALWAYS if header[0] not in names]
         if not self._options.debug and scope["scheme"] == "https":
             added.append(_HSTS)  # RFC 6797 section 7.2: not over plain http
-        if scope["path"].startswith("/api"):
-            if _API_CSP[0] not in names:
-                added.append(_API_CSP)
-            if b"cache-control" not in names:
-                added.append((b"cache-control", b"no-store"))
+        if _API_CSP[0] not in names:  # pages have a policy of their own
+            added.append(_API_CSP)
+        if scope["path"].startswith("/api") and b"cache-control" not in names:
+            added.append((b"cache-control", b"no-store"))
         state: LimitState | None = scope.get("state", {}).get(LIMIT_STATE)
         if state is not None and b"ratelimit-limit" not in names:
             reset = max(0, -(-int(state.reset_after.total_seconds() * 1000) // 1000))
@@ -212,6 +232,15 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode()
     return uuid4().hex
+
+
+def _trace_of(headers: Iterable[tuple[bytes, bytes]]) -> TraceContext | None:
+    """The caller's step of its trace; None when it tells of none, or of several."""
+    parents = [value for name, value in headers if name == b"traceparent"]
+    if len(parents) != 1:
+        return None
+    states = [value for name, value in headers if name == b"tracestate"]
+    return TraceContext.parse(parents[0].decode("latin-1"), b",".join(states).decode("latin-1"))
 
 
 def _from_this_machine(scope: HTTPScope) -> bool:

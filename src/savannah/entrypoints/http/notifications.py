@@ -107,7 +107,7 @@ async def resend_sms(
     try:
         message = await door.savannah.notifications.resend(order.id, **body, by=caller, once=once)
     except AlreadyDone as done:
-        return conditional.replay(done)
+        return conditional.replay(done, door.metrics)
     return conditional.respond(render(message))
 
 

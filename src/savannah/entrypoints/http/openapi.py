@@ -35,6 +35,8 @@ works with and without its last slash. Refusals are problem documents (RFC 9457)
 ignore what you do not know."""
 _TAGS: Final = {
     "Auth": "Who may use this, and through which app.",
+    "Apps": "The programs that ask for tokens, and their secrets.",
+    "Users": "Who there is, and what they may do.",
     "Customers": "Whom the business sells to and texts.",
     "Orders": "What they ordered, and where it stands.",
     "Notifications": "The texts about orders, and what became of them.",

@@ -10,11 +10,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from functools import cached_property
+from inspect import signature
+from typing import Annotated, Any, Final, Literal, get_type_hints
 from urllib.parse import quote
 
 import msgspec
-from litestar import route
+from litestar import Request, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import AnyCallable, Method
 from msgspec import Meta
@@ -55,7 +57,7 @@ class Param:
     many: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Operation:
     """One endpoint as its callers see it.
 
@@ -93,7 +95,7 @@ class Operation:
     about: str = ""
     path_schemas: Mapping[str, Schema] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def query_names(self) -> frozenset[str]:
         return frozenset(param.name for param in self.query)
 
@@ -116,11 +118,43 @@ def canonical_path(path: str) -> str:
 def endpoint(
     method: Method, path: str, operation: Operation
 ) -> Callable[[AnyCallable], HTTPRouteHandler]:
-    """A Litestar handler that carries its operation."""
-    return route(
-        path,
-        http_method=[method],
-        status_code=operation.status,
-        name=operation.id,
-        opt={OPERATION: operation},
-    )
+    """A Litestar handler that carries its operation.
+
+    What the function asks for by name it gets from here: `request`, `door`, the `caller` or the
+    `visitor`, and parts of the path. Litestar's own injection would check the types of all that
+    at every request, which costs more than an answer from the database.
+    """
+
+    def decorated(fn: AnyCallable) -> HTTPRouteHandler:
+        return route(
+            path,
+            http_method=[method],
+            status_code=operation.status,
+            name=operation.id,
+            opt={OPERATION: operation},
+        )(_given_by_name(fn))
+
+    return decorated
+
+
+def _given_by_name(fn: AnyCallable) -> AnyCallable:
+    names = frozenset(signature(fn).parameters)
+    who = next((name for name in ("caller", "visitor") if name in names), None)
+    of_path = names - {"request", "door", "caller", "visitor"}
+
+    async def called(request: Request[Any, Any, Any]) -> Any:
+        door = request.app.state["door"]
+        given: dict[str, Any] = {}
+        if "request" in names:
+            given["request"] = request
+        if "door" in names:
+            given["door"] = door
+        if who is not None:
+            given[who] = await getattr(door, who)(request)
+        for name in of_path:
+            given[name] = request.scope["path_params"][name]
+        return await fn(**given)
+
+    called.__annotations__["return"] = get_type_hints(fn)["return"]
+    called.__name__, called.__doc__ = fn.__name__, fn.__doc__
+    return called

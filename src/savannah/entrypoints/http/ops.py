@@ -18,7 +18,7 @@ from litestar import MediaType, Response
 from litestar.params import FromPath
 from msgspec import UNSET, UnsetType
 
-from savannah.domain.errors import NotFound, SavannahError
+from savannah.domain.errors import NotFound
 from savannah.entrypoints.http import problems
 from savannah.entrypoints.http.door import (
     AnyResponse,
@@ -182,14 +182,7 @@ async def get_readiness(door: TheDoor) -> AnyResponse:
     ),
 )
 async def get_metrics(door: TheDoor) -> AnyResponse:
-    try:
-        async with asyncio.timeout(CHECK_S):
-            depth, age = await door.savannah.notifications.backlog()
-    except (SavannahError, TimeoutError) as error:
-        # The other figures are wanted most when storage is in trouble.
-        log.warning("the outbox cannot be measured", extra={"reason": type(error).__name__})
-    else:
-        door.metrics.outbox(depth, age.total_seconds() or None)
+    await door.watch.measure()
     kind = door.metrics.content_type.removesuffix("; charset=utf-8")  # the framework adds it
     return Response(door.metrics.render(), media_type=kind)
 

@@ -465,7 +465,7 @@ async def create_order(request: AnyRequest, door: TheDoor, caller: TheCaller) ->
     try:
         order = await door.savannah.orders.create(**body, by=caller, once=once)
     except AlreadyDone as done:
-        return conditional.replay(done)
+        return conditional.replay(done, door.metrics)
     return conditional.respond(render(order))
 
 
@@ -645,7 +645,7 @@ async def _move(
     try:
         order = await move(id_, **body, by=caller, if_match=if_match, once=once)
     except AlreadyDone as done:
-        return conditional.replay(done)
+        return conditional.replay(done, door.metrics)
     except StaleVersion as stale:
         raise conditional.stale(request, stale) from None
     return conditional.respond(render(order))

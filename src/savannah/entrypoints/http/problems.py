@@ -11,6 +11,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 
+from savannah.application.trace import request_id_var
 from savannah.domain.errors import (
     AuthenticationRequired,
     BadQuery,
@@ -31,10 +32,10 @@ from savannah.domain.errors import (
     Unavailable,
 )
 from savannah.entrypoints.http.operations import canonical_path
-from savannah.entrypoints.logs import request_id_var
 
 log = logging.getLogger("savannah.http")
 
+PROBLEM_STATE: Final = "problem"  # where the gate finds the code
 MEDIA_TYPE: Final = "application/problem+json"
 
 STATUS_OF: Final[tuple[tuple[type[SavannahError], int], ...]] = (
@@ -120,6 +121,7 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
         "Wait a second and send the request again.",
     ),
     "last_admin": ("The last administrator stays", "Make somebody else an administrator first."),
+    "last_secret": ("The last secret stays", "Give the app a new secret first."),
     "version_conflict": (
         "The resource has changed",
         "Read it again; `current_version` is the revision to name in `If-Match`.",
@@ -237,8 +239,11 @@ def status_of(error: SavannahError) -> int:
 
 
 def _respond(
-    document_: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    request: Request[Any, Any, Any],
+    document_: Mapping[str, Any],
+    headers: Mapping[str, str] | None = None,
 ) -> Response[bytes]:
+    request.scope["state"][PROBLEM_STATE] = document_["code"]
     return Response(
         msgspec.json.encode(document_),
         status_code=document_["status"],
@@ -254,6 +259,7 @@ def refuse(request: Request[Any, Any, Any], error: SavannahError) -> Response[by
         cause = type(error.__cause__ or error).__name__
         log.error("a part we depend on is unavailable", extra={"cause": cause})
     return _respond(
+        request,
         document(
             status=status,
             code=error.code,
@@ -271,6 +277,7 @@ def refuse_shape(request: Request[Any, Any, Any], error: DoorError) -> Response[
     if error.header is not None:
         more["errors"] = [{"header": error.header, "code": error.code, "detail": error.detail}]
     return _respond(
+        request,
         document(
             status=error.status,
             code=error.code,
@@ -310,6 +317,7 @@ def refuse_framework(request: Request[Any, Any, Any], error: HTTPException) -> R
         allowed = (error.headers or {}).get("allow", "")
         headers["Allow"] = with_head({method.strip() for method in allowed.split(",")})
     return _respond(
+        request,
         document(
             status=status,
             code=code,
@@ -324,10 +332,11 @@ def crash(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The answer to what nobody foresaw: the request id, and nothing else."""
     log.error("a request failed", exc_info=error)
     return _respond(
+        request,
         document(
             status=500,
             code="internal_error",
             detail="The request failed; tell the operator the request id",
             instance=canonical_path(request.scope["path"]),
-        )
+        ),
     )

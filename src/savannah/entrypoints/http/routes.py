@@ -6,12 +6,23 @@ from typing import Final
 
 from litestar.handlers import HTTPRouteHandler
 
-from savannah.entrypoints.http import auth, callbacks, customers, notifications, ops, orders
+from savannah.entrypoints.http import (
+    apps,
+    auth,
+    callbacks,
+    customers,
+    notifications,
+    ops,
+    orders,
+    users,
+)
 
 API_PREFIX: Final = "/api"
 
 API_ROUTES: Final[list[HTTPRouteHandler]] = [
     *auth.ROUTES,
+    *apps.ROUTES,
+    *users.ROUTES,
     *customers.ROUTES,
     *orders.ROUTES,
     *notifications.ROUTES,

@@ -1,0 +1,177 @@
+{{- define "savannah.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "savannah.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains .Release.Name (include "savannah.name" .) -}}
+{{- include "savannah.name" . | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "savannah.name" .) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "savannah.selector" -}}
+app.kubernetes.io/name: {{ include "savannah.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "savannah.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "savannah.selector" . }}
+app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- define "savannah.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "savannah.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "savannah.secret" -}}
+{{- default (include "savannah.fullname" .) .Values.secrets.existingSecret -}}
+{{- end -}}
+
+{{/* Whether texts can be sent at all: without a key they wait. */}}
+{{- define "savannah.sends" -}}
+{{- if or .Values.secrets.existingSecret .Values.secrets.africasTalkingApiKey -}}true{{- end -}}
+{{- end -}}
+
+{{- define "savannah.hasRedis" -}}
+{{- if .Values.secrets.existingSecret -}}
+{{- if .Values.secrets.existingSecretHasRedis -}}true{{- end -}}
+{{- else if .Values.secrets.redisUrl -}}true{{- end -}}
+{{- end -}}
+
+{{/* Whether workers of their own send the texts. */}}
+{{- define "savannah.hasWorkers" -}}
+{{- if and (include "savannah.sends" .) (include "savannah.hasRedis" .) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Who may be called what: the public hosts, and the name inside the cluster. */}}
+{{- define "savannah.config" -}}
+{{- $hosts := list -}}
+{{- range .Values.ingress.hosts }}{{ $hosts = append $hosts .host }}{{ end -}}
+{{- $defaults := dict
+  "ALLOWED_HOSTS" (join "," $hosts)
+  "PUBLIC_URL" (printf "https://%s" (first $hosts))
+  "TRUSTED_PROXIES" (join "," .Values.trustedProxies) -}}
+{{- range $name, $value := merge (deepCopy .Values.config) $defaults }}
+{{ $name }}: {{ kindIs "float64" $value | ternary (int64 $value) $value | toString | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "savannah.secretData" -}}
+{{- with .Values.secrets }}
+SECRET_KEY: {{ required "secrets.secretKey must be set, or secrets.existingSecret" .secretKey | quote }}
+DATABASE_URL: {{ required "secrets.databaseUrl must be set, or secrets.existingSecret" .databaseUrl | quote }}
+{{- with .redisUrl }}
+REDIS_URL: {{ . | quote }}
+{{- end }}
+{{- with .databaseReplicaUrls }}
+DATABASE_REPLICA_URLS: {{ . | quote }}
+{{- end }}
+{{- with .africasTalkingApiKey }}
+AFRICAS_TALKING_API_KEY: {{ . | quote }}
+{{- end }}
+{{- with .sentryDsn }}
+SENTRY_DSN: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The level "restricted" of the Pod Security Standards. */}}
+{{- define "savannah.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "savannah.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* What every container of ours has. Arguments: context, config, secret. */}}
+{{- define "savannah.container" -}}
+image: "{{ .context.Values.image.repository }}:{{ .context.Values.image.tag | default .context.Chart.AppVersion }}"
+imagePullPolicy: {{ .context.Values.image.pullPolicy }}
+envFrom:
+  - configMapRef:
+      name: {{ .config }}
+  - secretRef:
+      name: {{ .secret }}
+securityContext:
+  {{- include "savannah.containerSecurity" .context | nindent 2 }}
+volumeMounts:
+  - name: tmp
+    mountPath: /tmp
+  - name: data
+    mountPath: /var/lib/savannah
+{{- end -}}
+
+{{- define "savannah.volumes" -}}
+- name: tmp
+  emptyDir:
+    medium: Memory
+    sizeLimit: 64Mi
+- name: data
+  emptyDir:
+    sizeLimit: 16Mi
+{{- end -}}
+
+{{/* What every pod of ours has. Arguments: context, part, serviceAccount. */}}
+{{- define "savannah.pod" -}}
+serviceAccountName: {{ .serviceAccount }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  {{- include "savannah.podSecurity" .context | nindent 2 }}
+volumes:
+  {{- include "savannah.volumes" .context | nindent 2 }}
+{{- with .context.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .context.Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .context.Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .context.Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .context.Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if ne .part "migrate" }}
+{{- if kindIs "invalid" .context.Values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "savannah.selector" $.context | nindent 8 }}
+        app.kubernetes.io/component: {{ $.part }}
+  {{- end }}
+{{- else if .context.Values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- toYaml .context.Values.topologySpreadConstraints | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}

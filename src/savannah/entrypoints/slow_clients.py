@@ -1,0 +1,176 @@
+"""What a client may take its time for: a limit on each wait for it, on headers, on connections.
+
+Slowloris and its kin hold connections open by sending, or reading, a byte now and then. uvicorn
+ends idle connections only, so its protocol is given deadlines here. A sweep looks at them once in
+a while: a request pays for two looks at the clock and no timer.
+
+Bodies are counted further in (`requests.BODY_MAX`), where the answer can be a whole one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, cast
+from uuid import uuid4
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from savannah.entrypoints.http import problems
+
+HEAD_MAX: Final = 32 * 1024
+_SWEEPS: Final = 4  # within one patience
+_LONGEST_NAP_S: Final = 1.0
+_REASONS: Final = {408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientLimits:
+    """What one process grants its clients.
+
+    Attributes:
+        patience: for a whole head, a whole body, and a client that reads its answer.
+        connections: how many may be open. Beyond that the one that has been idle longest is
+            closed, and a new one is refused when all of them are at work.
+        cut: is told why a connection was ended, in one of few words.
+    """
+
+    patience: timedelta
+    connections: int
+    cut: Callable[[str], None]
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """HTTP/1.1 as uvicorn speaks it, with a deadline for whatever the client has to do next."""
+
+    limits: ClientLimits
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._patience_s = self.limits.patience.total_seconds()
+        self.due: float | None = None
+        self.late_for = "slow_head"
+        self.idle_since = 0.0
+        self._head_bytes: int | None = 0  # None while no head is being read
+
+    @property
+    def is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]  # None at first, whatever uvicorn declares
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.idle_since = self.loop.time()
+        self._expect("slow_head")
+        if len(self.connections) > self.limits.connections:
+            self._make_room()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes is not None and self._head_bytes > HEAD_MAX:
+            self._cut("large_head", 431, "The headers are too large")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self.due is None:
+            self._expect("slow_head")
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = None
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > HEAD_MAX:
+            self._cut("large_head", 431, "The headers are too large")
+            return
+        self._expect("slow_body")
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.due = None
+        self._head_bytes = 0
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self.idle_since = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        self._expect("slow_reader")
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.due = None
+        super().resume_writing()
+
+    def end_if_late(self, now: float) -> None:
+        if self.due is None or self.due > now or self.transport.is_closing():
+            return
+        self.due = None
+        if self.late_for == "slow_reader" or (not self.is_idle and self.cycle.response_started):
+            self.limits.cut(self.late_for)
+            self.transport.abort()  # a close would wait until it has read
+        else:
+            self._cut(self.late_for, 408, "The request did not arrive in time")
+
+    def _expect(self, what: str) -> None:
+        self.late_for = what
+        self.due = self.loop.time() + self._patience_s
+
+    def _make_room(self) -> None:
+        others = cast("Iterable[PatientProtocol]", self.connections)
+        idle = [
+            each
+            for each in others
+            if each is not self and each.is_idle and not each.transport.is_closing()
+        ]
+        if idle:
+            self.limits.cut("made_room")
+            min(idle, key=lambda each: each.idle_since).transport.abort()
+        else:
+            self.limits.cut("no_room")
+            self.transport.abort()
+
+    def _cut(self, why: str, status: int, detail: str) -> None:
+        """End the connection with a last word; where the client does not read, without."""
+        self.limits.cut(why)
+        body = msgspec.json.encode(
+            problems.document(
+                status=status,
+                code="bad_request",
+                detail=detail,
+                instance="/",
+                request_id=uuid4().hex,
+            )
+        )
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n"
+            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
+            b"connection: close\r\n\r\n%b"
+            % (status, _REASONS[status], problems.MEDIA_TYPE.encode(), len(body), body)
+        )
+        self.transport.close()
+
+
+def patient(limits: ClientLimits) -> type[PatientProtocol]:
+    """The protocol with these limits, as `uvicorn.Config` takes it."""
+    return type("LimitedProtocol", (PatientProtocol,), {"limits": limits})
+
+
+async def sweep(connections: set[Any], patience: timedelta) -> None:
+    """End the connections of clients that are late, for as long as this runs."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(min(patience.total_seconds() / _SWEEPS, _LONGEST_NAP_S))
+        now = loop.time()
+        for connection in list(connections):
+            connection.end_if_late(now)

@@ -1,0 +1,325 @@
+"""The Helm chart, rendered by Helm's own engine; every manifest against Kubernetes' schemas."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import fresh_debian
+import helm_python as helm
+import kubernetes_validate
+import pytest
+import yaml
+
+from savannah.entrypoints.cli import _parser
+from savannah.entrypoints.settings import known_variables, parse
+
+CHART: Final = fresh_debian.ROOT / "deploy/helm/savannah-microservice"
+KUBERNETES: Final = ("1.28", "1.34")
+SECRET: Final = "0123456789-0123456789-0123456789-abcdefgh"
+DATABASE: Final = "postgresql://savannah:secret@db.example.com/savannah"
+# The command of the service that this one replaces, as it was documented.
+OLD_COMMAND: Final = (
+    f"image.tag=1.0.0,secrets.secretKey={SECRET},secrets.databaseUrl={DATABASE},"
+    "ingress.hosts[0].host=orders.example.com"
+)
+
+Values = dict[str, Any]
+Manifest = dict[str, Any]
+
+
+def full() -> Values:
+    found: Values = yaml.safe_load((Path(__file__).parent / "values/full.yaml").read_text())
+    return found
+
+
+def with_redis() -> Values:
+    values = minimal()
+    values["secrets"] |= {"redisUrl": "redis://redis:6379/0", "africasTalkingApiKey": "atsk_1"}
+    return values
+
+
+def own_secret() -> Values:
+    values: Values = helm.parse_set_string("ingress.hosts[0].host=orders.example.com")
+    values["secrets"] = {"existingSecret": "orders-settings", "existingSecretHasRedis": True}
+    return values
+
+
+def bare() -> Values:
+    """Everything that can be switched off."""
+    off = {"enabled": False}
+    return minimal() | {
+        "web": {"replicas": 1, "autoscaling": off, "podDisruptionBudget": off},
+        "migration": off,
+        "networkPolicy": off,
+        "ingress": {"enabled": False, "hosts": [{"host": "orders.example.com"}], "tls": []},
+        "serviceAccount": {"create": False},
+        "topologySpreadConstraints": [],
+    }
+
+
+def minimal() -> Values:
+    found: Values = helm.parse_set_string(OLD_COMMAND)
+    return found
+
+
+CASES: Final = (minimal, with_redis, own_secret, bare, full)
+case = pytest.mark.parametrize("values", CASES, ids=lambda made: str(made.__name__))
+
+
+def render(values: Values) -> list[Manifest]:
+    with helm.Chart.load(str(CHART)) as chart:
+        files = chart.render(values, name="savannah", namespace="shop")
+    return [
+        document
+        for name, text in files.items()
+        if not name.endswith("NOTES.txt")
+        for document in yaml.safe_load_all(text)
+        if document
+    ]
+
+
+def named(manifests: list[Manifest], kind: str, ending: str = "") -> Manifest:
+    """The one of that kind whose name ends so."""
+    found = [
+        each
+        for each in manifests
+        if each["kind"] == kind and each["metadata"]["name"].endswith(ending)
+    ]
+    assert len(found) == 1, [each["metadata"]["name"] for each in found]
+    return found[0]
+
+
+def pods(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """The pod specs, by the name of what makes them."""
+    return {
+        each["metadata"]["name"]: each["spec"]
+        if each["kind"] == "Pod"
+        else each["spec"]["template"]["spec"]
+        for each in manifests
+        if each["kind"] in ("Pod", "Deployment", "Job")
+    }
+
+
+def variables(manifests: list[Manifest], container: Manifest) -> dict[str, str]:
+    """What the container finds in its environment."""
+    given: dict[str, str] = {}
+    for source in container["envFrom"]:
+        for key, kind, field in (
+            ("configMapRef", "ConfigMap", "data"),
+            ("secretRef", "Secret", "stringData"),
+        ):
+            if key in source:
+                name = source[key]["name"]
+                found = [
+                    each[field]
+                    for each in manifests
+                    if each["kind"] == kind and each["metadata"]["name"] == name
+                ]
+                given |= found[0]
+    return given
+
+
+@case
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_every_manifest_is_valid_for_kubernetes(values: Any, version: str) -> None:
+    manifests = render(values())
+    assert len(manifests) >= 4
+    for manifest in manifests:
+        if manifest["kind"] != "ServiceMonitor":  # not one of Kubernetes' own
+            kubernetes_validate.validate(copy.deepcopy(manifest), version, strict=True)
+
+
+@case
+def test_the_linter_finds_no_error(values: Any) -> None:
+    found = helm.lint(str(CHART), values())
+    assert found["errors"] == []
+
+
+# Where the Secret is the user's own, nobody here knows what is in it.
+@pytest.mark.parametrize("values", [minimal, with_redis, bare, full])
+def test_every_container_gets_settings_the_program_takes(values: Any) -> None:
+    manifests = render(values())
+    for name, pod in pods(manifests).items():
+        for container in pod["containers"]:
+            if "args" not in container:
+                continue
+            given = variables(manifests, container)
+            assert set(given) <= set(known_variables()), name
+            settings = parse(given)
+            options = _parser().parse_args(container["args"])
+            if options.command.__name__ == "_worker":
+                assert settings.has_workers
+                assert settings.sending_problems() == []
+            if options.command.__name__ == "_serve" and not settings.has_workers:
+                assert options.no_worker or settings.sending_problems() == []
+
+
+def test_the_full_values_are_safe_settings() -> None:
+    manifests = render(full())
+    container = pods(manifests)["savannah-microservice-web"]["containers"][0]
+    given = variables(manifests, container)
+    settings = parse(given)
+    assert settings.unsafe() == []
+    assert settings.hosts == ("orders.example.com", "api.example.com")
+    assert settings.public_url == "https://orders.example.com"
+    assert given["SMS_BUDGET_DAILY"] == "1000000"  # not 1e+06
+
+
+def test_the_command_of_the_old_service_still_installs() -> None:
+    manifests = render(minimal())
+    web = pods(manifests)["savannah-microservice-web"]["containers"][0]
+    assert web["image"] == "savannah:1.0.0"
+    assert "--no-worker" in web["args"]  # it names no key for the gateway
+    given = variables(manifests, web)
+    assert given["SECRET_KEY"] == SECRET
+    assert given["DATABASE_URL"] == DATABASE
+    rules = named(manifests, "Ingress")["spec"]["rules"]
+    assert [rule["host"] for rule in rules] == ["orders.example.com"]
+    assert rules[0]["http"]["paths"][0]["path"] == "/"
+
+
+def test_the_migration_brings_along_all_that_it_needs() -> None:
+    """Before an install nothing of the release exists, neither settings nor account."""
+    manifests = render(full())
+    job = named(manifests, "Job", "-migrate")
+    hook = job["metadata"]["annotations"]
+    assert hook["helm.sh/hook"] == "pre-install,pre-upgrade"
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"] == ["migrate"]
+    for source in container["envFrom"]:
+        (reference,) = source.values()
+        earlier = next(
+            each
+            for each in manifests
+            if each["metadata"]["name"] == reference["name"]
+            and each["kind"] in ("Secret", "ConfigMap")
+            and "annotations" in each["metadata"]
+        )["metadata"]["annotations"]
+        assert earlier["helm.sh/hook"] == hook["helm.sh/hook"]
+        assert int(earlier["helm.sh/hook-weight"]) < int(hook["helm.sh/hook-weight"])
+    assert job["spec"]["template"]["spec"]["serviceAccountName"] == "default"
+
+
+def test_a_secret_of_your_own_is_used_and_none_is_made() -> None:
+    manifests = render(own_secret())
+    assert [each for each in manifests if each["kind"] == "Secret"] == []
+    for name, pod in pods(manifests).items():
+        for container in pod["containers"]:
+            for source in container.get("envFrom", []):
+                if "secretRef" in source:
+                    assert source["secretRef"]["name"] == "orders-settings", name
+    assert "savannah-microservice-worker" in pods(manifests)
+
+
+@case
+def test_every_pod_keeps_to_the_restricted_standard(values: Any) -> None:
+    for name, pod in pods(render(values())).items():
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", name
+        assert pod["automountServiceAccountToken"] is False, name
+        assert not pod.get("hostNetwork", False), name
+        assert all(not volume.get("hostPath") for volume in pod.get("volumes", [])), name
+        for container in pod["containers"]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False, name
+            assert security["readOnlyRootFilesystem"] is True, name
+            assert security["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["resources"]["limits"]["memory"], name
+            assert container["resources"]["requests"], name
+
+
+@case
+def test_what_selects_pods_selects_the_ones_it_means(values: Any) -> None:
+    manifests = render(values())
+    labels = {
+        each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"]
+        for each in manifests
+        if each["kind"] in ("Deployment", "Job")
+    }
+
+    def selected(by: dict[str, str]) -> set[str]:
+        return {name for name, has in labels.items() if by.items() <= has.items()}
+
+    web = {"savannah-microservice-web"}
+    assert selected(named(manifests, "Service")["spec"]["selector"]) == web
+    for each in manifests:
+        spec, name = each.get("spec", {}), each["metadata"]["name"]
+        match each["kind"]:
+            case "Deployment" | "PodDisruptionBudget":
+                assert selected(spec["selector"]["matchLabels"]) == {name}
+            case "HorizontalPodAutoscaler":
+                assert spec["scaleTargetRef"]["name"] in labels
+            case "NetworkPolicy":
+                assert selected(spec["podSelector"]["matchLabels"]) == set(labels)
+            case "ServiceMonitor":
+                service = named(manifests, "Service")["metadata"]["labels"]
+                assert spec["selector"]["matchLabels"].items() <= service.items()
+
+
+def test_probes_ask_where_the_service_answers() -> None:
+    web = pods(render(full()))["savannah-microservice-web"]["containers"][0]
+    assert web["livenessProbe"]["httpGet"] == {"path": "/health/live", "port": "http"}
+    assert web["readinessProbe"]["httpGet"] == {"path": "/health/ready", "port": "http"}
+    assert web["startupProbe"]["httpGet"]["path"] == "/health/live"
+    assert web["ports"] == [{"name": "http", "containerPort": 8000}]
+    assert "--port=8000" in web["args"]
+
+
+def test_full_values_make_one_of_everything() -> None:
+    kinds = {each["kind"] for each in render(full())}
+    assert kinds >= {
+        "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Ingress", "Job", "NetworkPolicy",
+        "PodDisruptionBudget", "Secret", "Service", "ServiceAccount", "ServiceMonitor",
+    }  # fmt: skip
+
+
+def test_new_settings_are_new_pods() -> None:
+    def checksum(values: Values) -> str:
+        web = named(render(values), "Deployment", "-web")
+        found: str = web["spec"]["template"]["metadata"]["annotations"]["checksum/settings"]
+        return found
+
+    changed = minimal() | {"config": {"SMS_PAUSE_S": 60}}
+    assert checksum(minimal()) == checksum(minimal()) != checksum(changed)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named_in_the_error"),
+    [
+        ("secrets.secretKey", "", "secretKey"),
+        ("secrets.databaseUrl", "mysql://db/savannah", "databaseUrl"),
+        ("secrets.databaseUrl", "", "databaseUrl"),
+        ("secrets.redisUrl", "http://redis", "redisUrl"),
+        ("secrets.secretkey", "typo", "secretkey"),
+        ("image.tag", "not a tag", "image"),
+        ("ingress.hosts", [], "hosts"),
+        ("ingress.hosts", [{"host": "https://orders.example.com"}], "hosts"),
+        ("web.replicas", -1, "replicas"),
+        ("web.autoscaling.targetCPUUtilizationPercentage", 101, "targetCPU"),
+        ("worker.concurrency", 0, "concurrency"),
+        ("service.type", "ExternalName", "type"),
+        ("config", {"DATABASE_URL": "postgresql://in/the-wrong-place"}, "DATABASE_URL"),
+        ("config", {"sms_pause_s": "60"}, "sms_pause_s"),
+        ("trustedProxies", ["everybody"], "trustedProxies"),
+        ("nonsense", True, "nonsense"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_refused_by_its_name(
+    path: str, value: object, named_in_the_error: str
+) -> None:
+    values = minimal()
+    *parents, last = path.split(".")
+    where = values
+    for parent in parents:
+        where = where.setdefault(parent, {})
+    where[last] = value
+    with pytest.raises(helm.HelmError, match=re.escape(named_in_the_error)):
+        render(values)
+
+
+def test_what_needs_a_secret_says_so_where_there_is_none() -> None:
+    with pytest.raises(helm.HelmError, match="secretKey"):
+        render({})

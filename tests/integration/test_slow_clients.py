@@ -1,0 +1,219 @@
+"""Clients that take their time, over real sockets: they are cut off, and others are served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from savannah.entrypoints.serve import _Server
+from savannah.entrypoints.slow_clients import HEAD_MAX, ClientLimits
+
+PATIENCE = timedelta(seconds=0.4)
+# Far more than the patience, and far less than a test may take.
+SOON_S = 10.0
+GET = b"GET / HTTP/1.1\r\nhost: desk\r\n\r\n"
+
+
+async def echo(scope, receive, send):
+    """Answers with how much it was sent; `/much` with more than a socket holds."""
+    if scope["type"] == "lifespan":
+        for _ in range(2):
+            await send({"type": f"{(await receive())['type']}.complete"})
+        return
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    if scope["path"] == "/hold":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
+    body = b"x" * 20_000_000 if scope["path"] == "/much" else str(size).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Site:
+    def __init__(self, port, cut):
+        self.port = port
+        self.cut = cut
+
+    async def connect(self):
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def is_served(self):
+        reader, writer = await self.connect()
+        writer.write(GET)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+        writer.close()
+        return head.startswith(b"HTTP/1.1 200")
+
+
+@asynccontextmanager
+async def serving(app=echo, *, connections=100):
+    cut = []
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    ready = asyncio.Event()
+    limits = ClientLimits(patience=PATIENCE, connections=connections, cut=cut.append)
+    server = _Server(app, ready=ready.set, limits=limits)
+    running = asyncio.create_task(server.serve([listener]))
+    await asyncio.wait_for(ready.wait(), SOON_S)
+    try:
+        yield Site(listener.getsockname()[1], cut)
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        await running
+        listener.close()
+
+
+async def dribble(writer, data, *, every_s=0.05):
+    """Send a byte now and then until the other side has had enough."""
+    try:
+        for byte in data:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(every_s)
+    except ConnectionError:
+        pass
+
+
+async def ends(reader):
+    """What came until the connection ended."""
+    try:
+        return await asyncio.wait_for(reader.read(), SOON_S)
+    except ConnectionError:
+        return b""
+
+
+SLOW = {
+    "says nothing at all": (b"", b"", "slow_head"),
+    "dribbles its headers": (b"", b"GET / HTTP/1.1\r\nx-a: " + b"b" * 1000, "slow_head"),
+    "dribbles its second request": (GET, b"GET / HTTP/1.1\r\nx-a: " + b"b" * 1000, "slow_head"),
+    "dribbles its body": (
+        b"POST / HTTP/1.1\r\nhost: desk\r\ncontent-length: 1000\r\n\r\n",
+        b"b" * 999,
+        "slow_body",
+    ),
+    "dribbles its chunks": (
+        b"POST / HTTP/1.1\r\nhost: desk\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"1\r\nb\r\n" * 500,
+        "slow_body",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_a_client_that_dribbles_is_cut_off_and_others_are_served(what):
+    at_once, slowly, reason = SLOW[what]
+
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(at_once)
+            if at_once == GET:
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(1)
+            slow = asyncio.create_task(dribble(writer, slowly))
+            assert await site.is_served()
+            said = await ends(reader)
+            assert await site.is_served()
+            slow.cancel()
+            writer.close()
+            return said, site.cut
+
+    said, cut = asyncio.run(story())
+    assert cut == [reason]
+    if said:  # a reset can overtake the last word
+        head, _, body = said.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert b"connection: close" in head
+        assert json.loads(body)["status"] == 408
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off():
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(GET.replace(b"GET /", b"GET /much"))
+            async with asyncio.timeout(SOON_S):
+                while not site.cut:  # noqa: ASYNC110 - told from a list
+                    await asyncio.sleep(0.02)
+            assert await site.is_served()
+            del reader
+            writer.close()
+            return site.cut
+
+    assert asyncio.run(story()) == ["slow_reader"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\n" + b"x-a: %s\r\n" % (b"b" * 1000) * 40 + b"\r\n",
+        b"GET / HTTP/1.1\r\nx-a: " + b"b" * (HEAD_MAX + 1),  # and no end of it
+        b"GET /" + b"b" * (HEAD_MAX + 1) + b" HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_headers_that_are_too_large_are_refused_at_once(head):
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(head)
+            said = await ends(reader)
+            assert await site.is_served()
+            writer.close()
+            return said, set(site.cut)
+
+    said, cut = asyncio.run(story())
+    assert cut == {"large_head"}
+    assert said.startswith(b"HTTP/1.1 431 ") or not said
+
+
+def test_beyond_the_limit_the_longest_idle_connection_makes_room():
+    async def story():
+        async with serving(connections=3) as site:
+            idle = [await site.connect() for _ in range(3)]
+            for reader, writer in idle:
+                writer.write(GET)
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(1)
+            assert await site.is_served()
+            assert await ends(idle[0][0]) == b""
+            for reader, writer in idle[1:]:
+                writer.write(GET)
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            for _, writer in idle:
+                writer.close()
+            return site.cut
+
+    assert asyncio.run(story())[0] == "made_room"
+
+
+def test_a_new_connection_is_refused_when_all_others_are_at_work():
+    async def story():
+        async with serving(connections=2) as site:
+            busy = [await site.connect() for _ in range(2)]
+            for _, writer in busy:
+                writer.write(GET.replace(b"GET /", b"GET /hold"))
+            async with asyncio.timeout(SOON_S):
+                while "no_room" not in site.cut:
+                    _, writer = await site.connect()
+                    await asyncio.sleep(0.02)
+                    writer.close()
+            assert all(not writer.is_closing() for _, writer in busy)
+            for _, writer in busy:
+                writer.close()
+            return site.cut
+
+    assert "no_room" in asyncio.run(story())
