@@ -139,6 +139,11 @@ class Site:
                 for key in client.scan_iter(f"saq:*:{state}")
             )
 
+    def jobs_taken(self):
+        """How many jobs the workers hold."""
+        with redis_client.Redis.from_url(self.redis.url) as client:
+            return sum(client.llen(key) for key in client.scan_iter("saq:*:active"))
+
     def relay_failures(self):
         return self.web.log.read_text().count("the outbox relay failed")
 

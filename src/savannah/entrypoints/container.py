@@ -346,12 +346,15 @@ class Container(containers.DeclarativeContainer):
     )
 
 
-def assembled(settings: Settings, place: Place, storage: SqlStorage) -> Container:
+def assembled(
+    settings: Settings, place: Place, storage: SqlStorage, tracing: Tracing | None = None
+) -> Container:
     """The parts of one process, none of them opened."""
     return Container(
         settings=providers.Object(settings),
         place=providers.Object(place),
         storage=providers.Object(storage),
+        tracing=providers.Object(tracing),
     )
 
 
@@ -374,8 +377,7 @@ async def opened(
         replicas=settings.database_replica_urls,
     )
     tracing = _started(settings) if observed else None
-    container = assembled(settings, place, storage)
-    container.tracing.override(providers.Object(tracing))
+    container = assembled(settings, place, storage, tracing)
     closing = AsyncExitStack()
     try:
         if not await schema_is_current(storage):
