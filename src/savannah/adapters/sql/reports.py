@@ -271,8 +271,7 @@ class SqlReports(Reports):
         row = await self._transaction.first(whole)
         assert row is not None
         return {
-            name: [SimpleNamespace(**each) for each in rows or ()]
-            for name, rows in row._mapping.items()  # noqa: SLF001 - public, named so
+            name: [SimpleNamespace(**each) for each in getattr(row, name) or ()] for name in parts
         }
 
 
