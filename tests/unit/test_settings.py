@@ -195,6 +195,7 @@ BAD = {
     "REGISTRATION_ROLE": "admin",
     "APP_CREATION": "closed",
     "ACCESS_TOKEN_TTL": "1h",
+    "REFRESH_TOKEN_GRACE_S": "11",
     "LOGIN_LOCK": "5 in 15min",
     "RATE_LIMIT": "600 per minute",
     "RATE_LIMIT_AUTH": "0/min",

@@ -192,6 +192,7 @@ def _identity_settings(settings: Settings) -> IdentitySettings:
         registration_role=settings.registration_role,
         app_creation_open=settings.app_creation_open,
         access_token_ttl=settings.access_token_ttl,
+        refresh_grace=settings.refresh_grace,
         login_lock=settings.login_lock,
     )
 

@@ -77,6 +77,7 @@ class Settings:
     callback_token: str | None = field(repr=False)
     public_url: str | None
     access_token_ttl: timedelta
+    refresh_grace: timedelta
     cors_origins: tuple[str, ...]
     business: Business
     registration_open: bool
@@ -419,6 +420,7 @@ def _read(variables: Variables) -> Settings:
         ),
         public_url=take("PUBLIC_URL", kinds.WEB_ADDRESS, None),
         access_token_ttl=take("ACCESS_TOKEN_TTL", kinds.SECONDS, timedelta(hours=1)),
+        refresh_grace=timedelta(seconds=take("REFRESH_TOKEN_GRACE_S", kinds.whole(0, 10), 0)),
         cors_origins=take("CORS_ALLOWED_ORIGINS", kinds.ORIGINS, ()),
         business=_business(variables),
         registration_open=take("REGISTRATION", kinds.one_of("open", "closed"), _door(debug))
