@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -21,6 +22,7 @@ from savannah.adapters.sql.statements import Statements
 T = TypeVar("T")
 
 FAILURES: Final = (StatementFailed, exc.SQLAlchemyError, OSError)
+_GOODBYE_S: Final = 1.0
 _RECYCLE_S: Final = 1800  # firewalls forget quiet connections without a word
 _REFUSALS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
@@ -219,6 +221,8 @@ class Pool:
 
     async def _ended(self, seat: Seat) -> None:
         try:
+            with suppress(*FAILURES, *_REFUSALS):
+                await seat.driver.close(timeout=_GOODBYE_S)  # the server is told, and has gone
             await seat.connection.invalidate()
         finally:
             await seat.connection.close()
