@@ -298,11 +298,16 @@ def _is_wide(network: IPv4Network | IPv6Network) -> bool:
 
 
 def _is_encrypted(url: str) -> bool:
-    """Whether nobody on the way to a database can read along."""
+    """Whether nobody on the way to a database can read along, as far as a URL tells.
+
+    A name without a dot is one of a private network, such as that of containers.
+    """
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
     host = parts.hostname or options.get("host", "/")
     if url.startswith("sqlite") or host.startswith("/") or _is_local(host):
+        return True
+    if not any(mark in host for mark in ".:"):
         return True
     return options.get("sslmode") in ("require", "verify-ca", "verify-full")
 
