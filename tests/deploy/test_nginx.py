@@ -91,9 +91,11 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         )
         try:
             _wait_for(https)
-            yield Edge(
+            made = Edge(
                 http=http, https=https, certificate=folder / "certificate", log=folder / "access"
             )
+            with made.client:
+                yield made
         finally:
             process.terminate()
             process.wait(30)
