@@ -22,7 +22,9 @@ CACHE: Final = ROOT / ".nox" / "debian"
 SUITE: Final = "bookworm"
 PYTHON: Final = "3.11"  # of that suite
 # What a host's installer leaves behind, and Python as the playbook and the image want it.
-_PACKAGES: Final = "systemd,systemd-sysv,dbus,ca-certificates,openssl,python3,python3-venv,sudo"
+_PACKAGES: Final = (
+    "systemd,systemd-sysv,dbus,ca-certificates,openssl,python3,python3-apt,python3-venv,sudo"
+)
 # Waiting in the package cache, since the machine has no network; installing them is Ansible's part.
 _DOWNLOAD: Final = "apt-get install --yes --quiet --download-only --no-install-recommends"
 _TO_BE_INSTALLED: Final = "postgresql redis-server nginx-light"
@@ -81,7 +83,9 @@ def root_archive() -> Path:
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         draft = archive.with_suffix(".part.tar")
-        run(mmdebstrap, *options, SUITE, draft, *_mirror())
+        with scratch() as folder:
+            environment = {**os.environ, "TMPDIR": str(folder)}
+            run(mmdebstrap, *options, SUITE, draft, *_mirror(), env=environment)
         draft.rename(archive)
     return archive
 

@@ -91,9 +91,11 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         )
         try:
             _wait_for(https)
-            yield Edge(
+            found = Edge(
                 http=http, https=https, certificate=folder / "certificate", log=folder / "access"
             )
+            with found.client:
+                yield found
         finally:
             process.terminate()
             process.wait(30)

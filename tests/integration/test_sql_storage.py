@@ -165,7 +165,7 @@ def test_the_largest_amounts_come_back_to_the_hundredth(path):
         async with storage(reading=True) as uow:
             assert (await uow.orders.get(dear.id)).total == dear.total
             assert (await uow.orders.get(odd.id)).total.text == "0.30"
-            [sums] = await uow.reports.customer_sums(jane.id)
+            [sums] = (await uow.reports.customer(jane.id)).by_status
         assert sums.total_minor == dear.total.minor + 30
         assert type(sums.total_minor) is int
 
@@ -481,7 +481,7 @@ def test_a_killed_process_leaves_whole_orders_and_every_one_it_has_confirmed(pat
 
 
 def plan_of(path: Path, ask: Callable[[SqlStorage], Awaitable[object]]) -> str:
-    """How SQLite goes about the first select of a question."""
+    """How SQLite goes about the first statement of a question that looks for something."""
     asked: list[tuple[str, object]] = []
 
     async def story(storage: SqlStorage) -> None:
@@ -489,7 +489,7 @@ def plan_of(path: Path, ask: Callable[[SqlStorage], Awaitable[object]]) -> str:
 
             @event.listens_for(engine, "before_cursor_execute")
             def note(_, __, statement, parameters, *___):
-                if statement.startswith("SELECT"):
+                if statement.startswith(("SELECT", "WITH")):
                     asked.append((statement, parameters))
 
         await ask(storage)

@@ -195,6 +195,7 @@ BAD = {
     "REGISTRATION_ROLE": "admin",
     "APP_CREATION": "closed",
     "ACCESS_TOKEN_TTL": "1h",
+    "REFRESH_TOKEN_GRACE_S": "11",
     "LOGIN_LOCK": "5 in 15min",
     "RATE_LIMIT": "600 per minute",
     "RATE_LIMIT_AUTH": "0/min",
@@ -310,6 +311,7 @@ def test_an_open_door_in_production_is_remarked_on():
         ({"DATABASE_URL": SERVER.partition("?")[0]}, "DATABASE_URL"),
         ({"DATABASE_URL": SERVER.replace("require", "prefer")}, "DATABASE_URL"),
         ({"DATABASE_REPLICA_URLS": "postgresql://u@10.0.0.2/d"}, "DATABASE_REPLICA_URLS"),
+        ({"DATABASE_URL": "postgresql://u@[2001:db8::1]/d"}, "DATABASE_URL"),
         ({"AFRICAS_TALKING_USERNAME": "sandbox"}, "AFRICAS_TALKING_USERNAME"),
         ({"AFRICAS_TALKING_BASE_URL": SANDBOX_GATEWAY}, "AFRICAS_TALKING_USERNAME"),
         ({"AFRICAS_TALKING_API_KEY": ""}, "AFRICAS_TALKING_API_KEY"),
@@ -327,6 +329,7 @@ def test_what_is_unsafe_in_production_is_named(change, name):
         {"DATABASE_URL": "postgresql://u@localhost:5433/d"},
         {"DATABASE_URL": "postgresql://u@[::1]/d"},
         {"DATABASE_URL": "postgresql:///d?host=/run/postgresql"},
+        {"DATABASE_URL": "postgresql://u@postgres:5432/d"},  # of a network of containers
         {"DATABASE_URL": SERVER.replace("require", "verify-full")},
         {"DATABASE_URL": "sqlite:////srv/desk.db", "DEBUG": "false"},
         {"TRUSTED_PROXIES": "10.0.0.0/8,192.168.1.7/32,fd00::/8"},

@@ -216,7 +216,7 @@ class AfricasTalking(SmsGateway):
         if kind is not None:
             headers += (b"Content-Length", b"%d" % len(content)), (b"Content-Type", kind)
         if (trace := trace_var.get()) is not None:
-            headers.append((b"traceparent", trace.traceparent.encode()))
+            headers.append((b"traceparent", trace.traceparent.encode("ascii")))
         request = httpx.Request(
             method,
             url,

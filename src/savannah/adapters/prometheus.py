@@ -67,6 +67,7 @@ class PrometheusMetrics(Metrics):
             buckets=_BUCKETS_S,
             registry=registry,
         )
+        self._answered: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self._outbox_depth = Gauge(
             "savannah_outbox_depth",
             "Text messages that wait.",
@@ -163,8 +164,13 @@ class PrometheusMetrics(Metrics):
         """
         known = method if method in _METHODS else "OTHER"
         values = (known, route, str(status))
-        self._requests.labels(*values).inc()
-        self._durations.labels(*values).observe(seconds)
+        series = self._answered.get(values)
+        if series is None:
+            series = self._requests.labels(*values), self._durations.labels(*values)
+            self._answered[values] = series
+        requests, durations = series
+        requests.inc()
+        durations.observe(seconds)
 
     def outbox(self, depth: int, oldest_age_s: float | None) -> None:
         """Set how many messages wait, and how long the oldest due one has (None: none is due)."""

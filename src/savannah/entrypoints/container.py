@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from savannah.adapters.africastalking import AfricasTalking
 from savannah.adapters.in_process import InProcessQueue
 from savannah.adapters.logout_sender import HttpLogoutSender
-from savannah.adapters.memory import MemoryRateLimiter
+from savannah.adapters.memory import MemoryCache, MemoryRateLimiter
 from savannah.adapters.passwords import Argon2Hasher
 from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.adapters.proofs import JoseProofs
@@ -44,6 +44,7 @@ from savannah.entrypoints.settings import GatewaySettings, Settings, shared_metr
 from savannah.entrypoints.watch import TimedGateway, Watch
 
 if TYPE_CHECKING:
+    from savannah.adapters.redis_cache import RedisCache
     from savannah.adapters.redis_limiter import RedisRateLimiter
     from savannah.adapters.saq_queue import SaqQueue
     from savannah.adapters.trusted_issuers import JwksIssuers
@@ -169,6 +170,13 @@ def redis_limiter(url: str, fallback: RateLimiter) -> RedisRateLimiter:
     return RedisRateLimiter(url, fallback=fallback)
 
 
+def redis_cache(url: str) -> RedisCache:
+    """The cache on that Redis."""
+    from savannah.adapters.redis_cache import RedisCache
+
+    return RedisCache(url)
+
+
 def trusted_issuers(settings: Settings, clock: Clock) -> JwksIssuers | None:
     """The other issuers whose tokens are taken; None where there are none."""
     if not settings.trusted_issuers:
@@ -184,6 +192,7 @@ def _identity_settings(settings: Settings) -> IdentitySettings:
         registration_role=settings.registration_role,
         app_creation_open=settings.app_creation_open,
         access_token_ttl=settings.access_token_ttl,
+        refresh_grace=settings.refresh_grace,
         login_lock=settings.login_lock,
     )
 
@@ -240,6 +249,11 @@ class Container(containers.DeclarativeContainer):
         providers.Callable(lambda settings: "shared" if settings.redis_url else "own", settings),
         own=own_limiter,
         shared=providers.Singleton(redis_limiter, settings.provided.redis_url, own_limiter),
+    )
+    cache = providers.Selector(
+        providers.Callable(lambda settings: "shared" if settings.redis_url else "own", settings),
+        own=providers.Singleton(MemoryCache, clock),
+        shared=providers.Singleton(redis_cache, settings.provided.redis_url),
     )
     queue = providers.Selector(
         providers.Callable(lambda settings: "redis" if settings.has_workers else "own", settings),
@@ -315,7 +329,11 @@ class Container(containers.DeclarativeContainer):
     )
     watch = providers.Singleton(_watch, settings, metrics, notifications, storage, queue)
     reports = providers.Singleton(
-        Reports, storage=storage, clock=clock, business=settings.provided.business
+        Reports,
+        storage=storage,
+        clock=clock,
+        business=settings.provided.business,
+        cache=cache,
     )
     savannah = providers.Singleton(
         Savannah,
@@ -329,12 +347,15 @@ class Container(containers.DeclarativeContainer):
     )
 
 
-def assembled(settings: Settings, place: Place, storage: SqlStorage) -> Container:
+def assembled(
+    settings: Settings, place: Place, storage: SqlStorage, tracing: Tracing | None = None
+) -> Container:
     """The parts of one process, none of them opened."""
     return Container(
         settings=providers.Object(settings),
         place=providers.Object(place),
         storage=providers.Object(storage),
+        tracing=providers.Object(tracing),
     )
 
 
@@ -357,8 +378,7 @@ async def opened(
         replicas=settings.database_replica_urls,
     )
     tracing = _started(settings) if observed else None
-    container = assembled(settings, place, storage)
-    container.tracing.override(providers.Object(tracing))
+    container = assembled(settings, place, storage, tracing)
     closing = AsyncExitStack()
     try:
         if not await schema_is_current(storage):
@@ -384,6 +404,7 @@ async def opened(
         await container.logout_sender().aclose()
         if settings.redis_url is not None:
             await container.limiter().close()
+            await container.cache().close()
         if settings.has_workers:
             await container.queue().close()
         await storage.close()

@@ -77,6 +77,7 @@ class Settings:
     callback_token: str | None = field(repr=False)
     public_url: str | None
     access_token_ttl: timedelta
+    refresh_grace: timedelta
     cors_origins: tuple[str, ...]
     business: Business
     registration_open: bool
@@ -297,11 +298,16 @@ def _is_wide(network: IPv4Network | IPv6Network) -> bool:
 
 
 def _is_encrypted(url: str) -> bool:
-    """Whether nobody on the way to a database can read along."""
+    """Whether nobody on the way to a database can read along, as far as a URL tells.
+
+    A name without a dot is one of a private network, such as that of containers.
+    """
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
     host = parts.hostname or options.get("host", "/")
     if url.startswith("sqlite") or host.startswith("/") or _is_local(host):
+        return True
+    if not any(mark in host for mark in ".:"):
         return True
     return options.get("sslmode") in ("require", "verify-ca", "verify-full")
 
@@ -419,6 +425,7 @@ def _read(variables: Variables) -> Settings:
         ),
         public_url=take("PUBLIC_URL", kinds.WEB_ADDRESS, None),
         access_token_ttl=take("ACCESS_TOKEN_TTL", kinds.SECONDS, timedelta(hours=1)),
+        refresh_grace=timedelta(seconds=take("REFRESH_TOKEN_GRACE_S", kinds.whole(0, 10), 0)),
         cors_origins=take("CORS_ALLOWED_ORIGINS", kinds.ORIGINS, ()),
         business=_business(variables),
         registration_open=take("REGISTRATION", kinds.one_of("open", "closed"), _door(debug))

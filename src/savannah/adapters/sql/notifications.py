@@ -279,7 +279,17 @@ def _save_arrays() -> Executable:
     changes = {
         name: cast(given.c[name], JSON) if name == "rules" else given.c[name] for name in _CHANGING
     }
-    return update(notifications).where(_n.id == given.c.id).values(changes)
+    # Whoever changes many locks them in the order of their ids; a join has none of its own.
+    locked = (
+        select(_n.id)
+        .where(_n.id == any_(bindparam("new_id", type_=ARRAY(_n.id.type))))
+        .order_by(_n.id)
+        .with_for_update()
+        .cte("locked")
+    )
+    return (
+        update(notifications).where(_n.id == locked.c.id, locked.c.id == given.c.id).values(changes)
+    )
 
 
 # --- statements that each dialect has of its own -------------------------------------------------

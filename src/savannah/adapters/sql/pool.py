@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -15,12 +16,13 @@ from sqlalchemy import URL, Connection, Executable, Row, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from savannah.adapters.sql.engines import StatementFailed, Work, dumps
+from savannah.adapters.sql.engines import StatementFailed, Work, dumps, loads
 from savannah.adapters.sql.statements import Statements
 
 T = TypeVar("T")
 
 FAILURES: Final = (StatementFailed, exc.SQLAlchemyError, OSError)
+_GOODBYE_S: Final = 1.0
 _RECYCLE_S: Final = 1800  # firewalls forget quiet connections without a word
 _REFUSALS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
@@ -219,6 +221,8 @@ class Pool:
 
     async def _ended(self, seat: Seat) -> None:
         try:
+            with suppress(*FAILURES, *_REFUSALS):
+                await seat.driver.close(timeout=_GOODBYE_S)  # the server is told, and has gone
             await seat.connection.invalidate()
         finally:
             await seat.connection.close()
@@ -261,6 +265,7 @@ def _postgres_engine(url: URL, settings: PostgresSettings) -> AsyncEngine:
         poolclass=NullPool,
         hide_parameters=True,  # error texts must not hold personal data
         json_serializer=dumps,
+        json_deserializer=loads,
         connect_args=connect,
     )
 

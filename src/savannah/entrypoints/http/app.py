@@ -157,6 +157,7 @@ def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
         allow_headers=[
             "Authorization",
             "Content-Type",
+            "DPoP",
             "If-Match",
             "Idempotency-Key",
             "X-Request-ID",

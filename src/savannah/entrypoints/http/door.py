@@ -197,7 +197,8 @@ async def proved_key(request: AnyRequest, door: Door, *, token: str | None = Non
     return await door.identity.key_proofs.holder(
         proofs[0].decode("latin-1"),
         method=request.method,
-        uri=f"{door.options.issuer}{request.scope['path']}",
+        # As it came: the framework's path has neither its last slash nor its escapes.
+        uri=door.options.issuer + request.scope["raw_path"].partition(b"?")[0].decode("latin-1"),
         token=token,
     )
 

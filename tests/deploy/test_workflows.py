@@ -1,0 +1,68 @@
+"""The workflows and Dependabot's file: valid, least in rights, and pinned."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import fresh_debian
+import pytest
+import yaml
+
+FOLDER: Final = fresh_debian.ROOT / ".github"
+WORKFLOWS: Final = sorted((FOLDER / "workflows").glob("*.yml"))
+each_workflow = pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: str(file.stem))
+
+
+def read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(file.read_text())
+    return found
+
+
+def test_workflows_and_dependabot_are_valid() -> None:
+    check = fresh_debian.program("check-jsonschema")
+    fresh_debian.run(check, "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
+    fresh_debian.run(check, "--builtin-schema", "vendor.dependabot", FOLDER / "dependabot.yml")
+
+
+def test_actionlint_has_nothing_to_say() -> None:
+    fresh_debian.run(fresh_debian.program("actionlint"), "-shellcheck=", "-pyflakes=", *WORKFLOWS)
+
+
+@each_workflow
+def test_a_workflow_may_only_read_and_has_an_end(file: Path) -> None:
+    workflow = read(file)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "group" in workflow["concurrency"]
+    assert all(job["timeout-minutes"] <= 45 for job in workflow["jobs"].values())
+
+
+@each_workflow
+def test_every_action_is_pinned_to_a_full_version(file: Path) -> None:
+    used = re.findall(r"uses: (\S+)", file.read_text())
+    assert used
+    assert [
+        each for each in used if not re.fullmatch(r"[\w./-]+@(v?\d+\.\d+\.\d+|[0-9a-f]{40})", each)
+    ] == []
+
+
+@each_workflow
+def test_a_workflow_runs_sessions_that_there_are(file: Path) -> None:
+    sessions = set(
+        re.findall(
+            r"^@nox\.session.*\ndef (\w+)",
+            (fresh_debian.ROOT / "noxfile.py").read_text(),
+            re.MULTILINE,
+        )
+    )
+    named = {
+        name for line in re.findall(r"nox -s ([\w ]+)", file.read_text()) for name in line.split()
+    }
+    assert named <= sessions
+
+
+def test_tests_run_on_every_python_that_is_promised() -> None:
+    versions = read(FOLDER / "workflows/ci.yml")["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    project = (fresh_debian.ROOT / "pyproject.toml").read_text()
+    assert versions == re.findall(r'Python :: (3\.\d+)"', project)
