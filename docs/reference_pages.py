@@ -29,8 +29,8 @@ failed, 2 wrong usage or invalid settings.
 `serve` prints `Savannah is ready on http://HOST:PORT` and `worker` prints `Savannah is sending`
 once they are. `SIGTERM` stops accepting, finishes what is in flight within a bound, and exits 0.
 `createsuperuser` asks for the password, or reads `SAVANNAH_SUPERUSER_PASSWORD` where there is no
-terminal. Lists show phone numbers masked. `import-django` has [a page](../how-to/move-from-django.md)
-of its own.
+terminal. Lists show phone numbers masked. `import-django` has a page of its own,
+[move from Django](../how-to/move-from-django.md).
 
 What is in brackets may be left out; `...` may be repeated.
 """
