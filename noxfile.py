@@ -147,6 +147,22 @@ def audit(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def docs(session: nox.Session) -> None:
+    """The pages below `docs/` as HTML in `dist/docs`; a broken link is an error."""
+    session.run("uv", "sync", "--quiet", "--group", "test", "--group", "docs", external=True)
+    strict = ("--quiet", "--fail-on-warning", "--keep-going", "--fresh-env")
+    cache = ("--doctree-dir", "dist/docs-cache")
+    session.run("sphinx-build", *strict, *cache, "docs", "dist/docs", *session.posargs)
+
+
+@nox.session(python=False)
+def reference(session: nox.Session) -> None:
+    """Write the reference pages that are made from the code."""
+    tools(session)
+    session.run("python", "docs/reference_pages.py")
+
+
+@nox.session(python=False)
 def lock(session: nox.Session) -> None:
     """Take the newest versions: the pins in pyproject.toml and the hashed requirements.lock."""
     project = ROOT / "pyproject.toml"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from savannah.adapters.prometheus import PrometheusMetrics
+from savannah.entrypoints.cli import _parser
 from savannah.entrypoints.http.problems import TITLES
 from savannah.entrypoints.settings import known_variables
 
@@ -35,10 +38,21 @@ PYTHON_BLOCKS = [
 ]
 
 
+# A page shows Hypothesis as it is; how fast a busy machine draws is no matter of the page.
+PATIENT = """\
+import sys
+if "hypothesis" in sys.argv[1]:
+    from hypothesis import HealthCheck, settings
+    settings.register_profile("docs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("docs")
+exec(compile(sys.argv[1], "<page>", "exec"), {"__name__": "__main__"})
+"""
+
+
 @pytest.mark.parametrize("code", PYTHON_BLOCKS)
 def test_a_python_block_of_the_docs_runs_as_it_is_printed(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", PATIENT, code],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -137,3 +151,50 @@ def test_the_metrics_page_names_every_metric() -> None:
     page = (ROOT / "docs/reference/metrics.md").read_text()
     table = page[: page.index("## Log fields")]
     assert set(re.findall(r"`((?:savannah|process)_\w+)`", table)) == shown
+
+
+def test_the_reference_pages_are_those_that_the_code_writes() -> None:
+    written = runpy.run_path(str(ROOT / "docs/reference_pages.py"))["pages"]()
+    for name, text in written.items():
+        assert (ROOT / "docs/reference" / name).read_text() == text, "run: nox -s reference"
+
+
+def test_the_index_of_decisions_names_each_with_its_title() -> None:
+    index = (ROOT / "docs/adr/README.md").read_text()
+    for decision in sorted((ROOT / "docs/adr").glob("0*.md")):
+        assert f"[{decision.name[:4]}]({decision.name})" in index
+
+
+# Up to what the shell would not hand over; a quoted argument may have several lines.
+COMMAND = re.compile(
+    r"""(?:^|uv run |\$ |&& )savannah ((?:'[^']*'|"[^"]*"|[^#|>&;\n'"])*)""", re.MULTILINE
+)
+COMMANDS = [
+    pytest.param(command, id=f"{page.relative_to(ROOT)}: {command}")
+    for page in PAGES
+    for language, block in BLOCK.findall(page.read_text())
+    if language in {"bash", "console", "sh"}
+    for command in COMMAND.findall(block.replace("\\\n", " "))
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_docs_is_one_that_the_command_line_takes(command: str) -> None:
+    assert callable(_parser().parse_args(shlex.split(command)).command)
+
+
+def test_a_session_of_the_docs_is_one_that_nox_has() -> None:
+    sessions = set(
+        re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+    )
+    for page in PAGES:
+        named = re.findall(r"nox -s ([a-z_]+)", page.read_text())
+        assert set(named) <= sessions, page
+
+
+def test_a_file_that_a_page_names_is_there() -> None:
+    for page in [*PAGES, ROOT / "tests/README.md"]:
+        for path in re.findall(
+            r"`((?:src|tests|docs|deploy|benchmarks)/[\w./-]+)(?:`|::)", page.read_text()
+        ):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
