@@ -84,6 +84,8 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/light.py")
     session.run("python", "benchmarks/rest.py", *session.posargs)
     session.run("python", "benchmarks/messages.py")
+    session.run("python", "benchmarks/processes.py")
+    session.run("python", "benchmarks/scale.py")
 
 
 @nox.session(python=False)

@@ -7,7 +7,10 @@ validates nothing and knows no rule; it only leaves the same rows behind and sho
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import socket
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -213,10 +216,17 @@ class Bare:
 
 
 def main() -> None:
-    """`bare.py DATABASE_URL PORT`, until a signal comes."""
+    """`bare.py DATABASE_URL PORT [PROCESSES]`, until a signal comes."""
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[2])), backlog=2048)
+    children: list[int] = []
+    for _ in range(int(sys.argv[3]) - 1 if len(sys.argv) > 3 else 0):
+        child = os.fork()
+        if not child:
+            children = []
+            break
+        children.append(child)
     config = uvicorn.Config(
         Bare(sys.argv[1]),
-        port=int(sys.argv[2]),
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -225,7 +235,12 @@ def main() -> None:
         server_header=False,
         proxy_headers=False,
     )
-    uvicorn.Server(config).run()
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGTERM)
+            os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

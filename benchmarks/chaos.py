@@ -1,8 +1,10 @@
 """Does Savannah lose anything? Orders, moves and opt-outs while its production parts are killed.
 
 Run by `uv run nox -s chaos`. Everything is real and private: a durable Postgres, Redis, two
-`savannah serve`, two `savannah worker`; the simulated gateway and the tills run in here. Ends with
-what was counted, and 1 for broken promises. A seed repeats the order of the faults, no timing.
+`savannah serve`, two `savannah worker`; the simulated gateway and the tills run in here. Processes
+are killed, servers stopped, frozen and emptied, connections cut, clocks set wrong, and the gateway
+hangs, fails, refuses and loses answers. Ends with what was counted, and 1 for broken promises. A
+seed repeats the order of the faults, no timing.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for servers and boo
 
 import servers
 from books import GatewayServer, Promise, imbalances, read, settled, verdict_of
+from database import cut
 from savannah.entrypoints.settings import environment_for_child
 from savannah.entrypoints.simulator import (
     Mode,
@@ -42,9 +45,13 @@ from savannah.entrypoints.simulator import (
 )
 
 TILLS: Final = 8
+SKEWED: Final = Path(servers.__file__).with_name("skewed.py")
+# As long as the longest absence that must be survived; once, and in long runs only.
+AWAY_S: Final = 30.0
+AWAY_FROM_S: Final = 120.0
 PATIENCE_S: Final = 2.0  # of a till, with one answer
 GIVE_UP_S: Final = 25.0  # of a till, with one request and all its repetitions
-START_S: Final = 30.0
+START_S: Final = 60.0
 SETTLE_S: Final = 120.0
 TIMEOUTS: Final = "0.5,0.7"
 TOKEN: Final = "chaos-callback-token"
@@ -72,11 +79,12 @@ REPORT_FAULTS: Final = (
 
 
 class Program:
-    """One `savannah` process that can be killed and started again."""
+    """One `savannah` process that can be killed and started again, with a clock of its own."""
 
     def __init__(self, name: str, arguments: list[str], folder: Path, env: dict[str, str]) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
+        self._clock = folder / f"{name}.clock"
         self._arguments = arguments
         self._folder = folder
         self._env = env
@@ -89,8 +97,8 @@ class Program:
             with self.log.open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
-                    "-m",
-                    "savannah",
+                    SKEWED,
+                    self._clock,
                     *self._arguments,
                     cwd=self._folder,
                     env=self._env,
@@ -106,6 +114,10 @@ class Program:
             if time.monotonic() > ends_at:
                 raise RuntimeError(f"{self.name} did not start: {self.log.read_text()[-2000:]}")
             await asyncio.sleep(0.3)
+
+    def set_clock(self, wrong_by_s: float) -> None:
+        """Let its machine's clock be wrong by so much from now on."""
+        self._clock.write_text(str(wrong_by_s))
 
     async def kill(self) -> None:
         """End it as a crash does."""
@@ -269,61 +281,104 @@ async def keep_busy(till: Till, ledger: Ledger, pause_s: float, ends_at: float) 
 # --- the faults ----------------------------------------------------------------------------------
 
 
-async def break_parts(parts: Parts, ledger: Ledger, ends_at: float) -> None:
-    """One fault after the other, all of them once before any comes again."""
-    chance = random.Random(ledger.seed + 1)
+class Breaker:
+    """The faults of processes and servers, one after the other, all once before any comes again."""
 
-    async def kill(name: str, program: Program) -> None:
-        ledger.faults[f"{name} killed"] += 1
+    def __init__(self, parts: Parts, ledger: Ledger) -> None:
+        self._parts = parts
+        self._counts = ledger.faults
+        self._chance = random.Random(ledger.seed + 1)
+
+    async def run(self, ends_at: float) -> None:
+        faults: list[Callable[[], Awaitable[None]]] = [
+            self.kill_web, self.kill_worker, self.kill_both_workers, self.empty_redis,
+            self.freeze_redis, self.restart_postgres, self.crash_postgres, self.freeze_postgres,
+            self.cut_connections, self.set_clocks,
+        ]  # fmt: skip
+        once = [self.take_redis_away] if ends_at - time.monotonic() >= AWAY_FROM_S else []
+        while time.monotonic() < ends_at:
+            self._chance.shuffle(faults)
+            for fault in [*once, *faults]:
+                if time.monotonic() < ends_at:
+                    await fault()
+                    await self._pause(0.2, 2)
+            once = []
+
+    async def _pause(self, least_s: float, most_s: float) -> None:
+        await asyncio.sleep(self._chance.uniform(least_s, most_s))
+
+    async def _kill(self, name: str, program: Program) -> None:
+        self._counts[f"{name} killed"] += 1
         await program.kill()
-        await asyncio.sleep(chance.uniform(0, 1.5))
+        await self._pause(0, 1.5)
         await program.start()
 
-    async def kill_web() -> None:
-        await kill("web", chance.choice(parts.webs))
+    async def kill_web(self) -> None:
+        await self._kill("web", self._chance.choice(self._parts.webs))
 
-    async def kill_worker() -> None:
-        await kill("worker", chance.choice(parts.workers))
+    async def kill_worker(self) -> None:
+        await self._kill("worker", self._chance.choice(self._parts.workers))
 
-    async def kill_both_workers() -> None:
-        ledger.faults["both workers killed"] += 1
-        await asyncio.gather(*(worker.kill() for worker in parts.workers))
-        await asyncio.gather(*(worker.start() for worker in parts.workers))
+    async def kill_both_workers(self) -> None:
+        self._counts["both workers killed"] += 1
+        await asyncio.gather(*(worker.kill() for worker in self._parts.workers))
+        await asyncio.gather(*(worker.start() for worker in self._parts.workers))
 
-    async def empty_redis() -> None:
-        ledger.faults["Redis killed, back empty"] += 1
-        await parts.at_servers(parts.redis.kill)
-        await asyncio.sleep(chance.uniform(0, 2))
-        await parts.at_servers(parts.redis.start)
+    async def empty_redis(self) -> None:
+        self._counts["Redis killed, back empty"] += 1
+        await self._parts.at_servers(self._parts.redis.kill)
+        await self._pause(0, 2)
+        await self._parts.at_servers(self._parts.redis.start)
 
-    async def freeze_redis() -> None:
-        ledger.faults["Redis frozen"] += 1
-        parts.redis.freeze()
+    async def take_redis_away(self) -> None:
+        self._counts[f"Redis away for {AWAY_S:g} s"] += 1
+        await self._parts.at_servers(self._parts.redis.kill)
+        await asyncio.sleep(AWAY_S)
+        await self._parts.at_servers(self._parts.redis.start)
+
+    async def freeze_redis(self) -> None:
+        self._counts["Redis frozen"] += 1
+        self._parts.redis.freeze()
         try:
-            await asyncio.sleep(chance.uniform(1, 5))
+            await self._pause(1, 5)
         finally:
-            parts.redis.thaw()
+            self._parts.redis.thaw()
 
-    async def restart_postgres() -> None:
-        ledger.faults["Postgres restarted"] += 1
-        await parts.at_servers(parts.postgres.stop)
-        await asyncio.sleep(chance.uniform(0, 1.5))
-        await parts.at_servers(parts.postgres.start)
+    async def restart_postgres(self) -> None:
+        self._counts["Postgres restarted"] += 1
+        await self._parts.at_servers(self._parts.postgres.stop)
+        await self._pause(0, 1.5)
+        await self._parts.at_servers(self._parts.postgres.start)
 
-    async def crash_postgres() -> None:
-        ledger.faults["Postgres crashed"] += 1
-        await parts.at_servers(parts.postgres.kill, parts.postgres.start)
+    async def crash_postgres(self) -> None:
+        self._counts["Postgres crashed"] += 1
+        await self._parts.at_servers(self._parts.postgres.kill, self._parts.postgres.start)
 
-    faults: list[Callable[[], Awaitable[None]]] = [
-        kill_web, kill_worker, kill_both_workers, empty_redis, freeze_redis, restart_postgres,
-        crash_postgres,
-    ]  # fmt: skip
-    while time.monotonic() < ends_at:
-        chance.shuffle(faults)
-        for fault in faults:
-            if time.monotonic() < ends_at:
-                await fault()
-                await asyncio.sleep(chance.uniform(0.2, 2))
+    async def freeze_postgres(self) -> None:
+        self._counts["Postgres frozen"] += 1
+        await self._parts.at_servers(self._parts.postgres.freeze)
+        try:
+            await self._pause(0.5, 3)
+        finally:
+            await self._parts.at_servers(self._parts.postgres.thaw)
+
+    async def cut_connections(self) -> None:
+        """Some within a transaction, if there are such."""
+        which = self._chance.choice(("true", "state <> 'idle'", "random() < 0.5"))
+        for _ in range(self._chance.randint(1, 5)):
+            cut_now = await asyncio.to_thread(cut, self._parts.database_url, which=which)
+            self._counts["connections cut"] += cut_now
+            await self._pause(0, 0.2)
+
+    async def set_clocks(self) -> None:
+        programs = [*self._parts.webs, *self._parts.workers]
+        for program in self._chance.sample(programs, 2):
+            self._counts["clocks set wrong"] += 1
+            program.set_clock(self._chance.choice((-1, 1)) * self._chance.choice((2, 90, 3600)))
+        await self._pause(0.5, 4)
+        if self._chance.random() < 0.5:
+            for program in programs:
+                program.set_clock(0)
 
 
 async def break_gateway(parts: Parts, ledger: Ledger, ends_at: float) -> None:
@@ -423,7 +478,7 @@ async def stir(parts: Parts, folder: Path, ledger: Ledger, seconds: float, rate:
         # A sale is about three requests and a second long.
         pause_s = max(TILLS * 3 / rate - 1, 0.02)
         await asyncio.gather(
-            break_parts(parts, ledger, ends_at),
+            Breaker(parts, ledger).run(ends_at),
             break_gateway(parts, ledger, ends_at),
             *(keep_busy(till, ledger, pause_s, ends_at) for till in tills),
         )

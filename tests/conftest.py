@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 sys.path.append(str(Path(__file__).parent))  # so that every test finds `servers` and `office`
 
+import certificates
 import servers
 
 # A shared machine pauses at any moment; a slow example is not a failed one.
@@ -65,3 +66,9 @@ def redis_cluster() -> Iterator[str]:
     """The URL of a cluster of three nodes."""
     with servers.own_redis_cluster() as nodes:
         yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+
+@pytest.fixture(scope="session")
+def tls_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[certificates.TlsRedis]:
+    with certificates.tls_redis(tmp_path_factory.mktemp("tls")) as server:
+        yield server

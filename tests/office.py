@@ -92,7 +92,7 @@ class Office:
             issuer=ISSUER,
             audience="savannah",
         )
-        identity = self.with_settings(settings)
+        self.identity = identity = self.with_settings(settings)
         self.accounts, self.apps = identity.accounts, identity.apps
         self.logins = identity.logins
 

@@ -8,12 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.entrypoints.http.problems import TITLES
 from savannah.entrypoints.settings import known_variables
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
@@ -100,3 +107,33 @@ def test_the_settings_page_and_the_example_file_name_every_variable() -> None:
 def test_the_errors_page_names_every_problem_code() -> None:
     page = (ROOT / "docs/reference/errors.md").read_text()
     assert set(re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE)) == set(TITLES)
+
+
+OWASP = ROOT / "docs/explanation/owasp-api-2023.md"
+
+
+def test_every_risk_of_the_owasp_page_names_tests_that_exist() -> None:
+    rows = re.findall(r"^\| (API\d+) .*$", OWASP.read_text(), re.MULTILINE)
+    assert rows == [f"API{number}" for number in range(1, 11)]
+    for line in OWASP.read_text().splitlines():
+        if not line.startswith("| API"):
+            continue
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", line)
+        assert named, line[:40]
+        for file, test in named:
+            source = (ROOT / file).read_text()
+            assert re.search(rf"^(async )?def {test}\(", source, re.MULTILINE), f"{file}::{test}"
+
+
+def test_the_metrics_page_names_every_metric() -> None:
+    metrics = PrometheusMetrics(CollectorRegistry())
+    metrics.relayed(0, None)
+    metrics.redis(0)
+    shown = {
+        name.removesuffix("_created")
+        for name in re.findall(r"^# TYPE (\w+)", metrics.render().decode(), re.MULTILINE)
+        if not name.endswith("_created")
+    }
+    page = (ROOT / "docs/reference/metrics.md").read_text()
+    table = page[: page.index("## Log fields")]
+    assert set(re.findall(r"`((?:savannah|process)_\w+)`", table)) == shown

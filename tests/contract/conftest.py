@@ -148,11 +148,38 @@ def _postgres(request: pytest.FixtureRequest, *, through: str | None = None) -> 
     return opened
 
 
+@pytest.fixture
+def open_postgres_without_trigrams(request: pytest.FixtureRequest) -> Opener:
+    """As where the extension cannot be had; the indexes are back afterwards."""
+    from sqlalchemy import text
+
+    from savannah.adapters.sql import migrate
+    from savannah.adapters.sql.tables import TRIGRAM_INDEXES
+
+    opener = request.getfixturevalue("open_postgres")
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Storage]:
+        async with opener() as storage:
+            dropped = text(f"DROP INDEX {', '.join(TRIGRAM_INDEXES)}")
+            async with storage() as uow:
+                await uow._transaction.run(lambda connection: connection.execute(dropped))
+                await uow.commit()
+            try:
+                yield storage
+            finally:
+                await migrate(request.getfixturevalue("migrated_postgres"))
+
+    return opened
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each suite runs on every storage; in the pooler's session only through that."""
     if "storage" in metafunc.fixturenames:
         pooled = metafunc.config.getoption("--pooler")
         names = ["pgbouncer"] if pooled else ["memory", "sqlite", "postgres"]
+        if not pooled and metafunc.module.__name__.endswith("test_storage_search"):
+            names.append("postgres_without_trigrams")
         metafunc.parametrize("storage", names, indirect=True)
 
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from savannah.adapters.africastalking import AfricasTalking, delivery_report
 from savannah.application.ports import Sms
+from savannah.application.trace import TraceContext, trace_var
 from savannah.domain.errors import Unavailable
 from savannah.domain.notification import (
     Accepted,
@@ -227,6 +228,17 @@ def test_proxies_of_the_environment_are_not_asked(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     assert isinstance(send(ACCEPTED), Accepted)
+
+
+def test_a_redirect_is_not_followed() -> None:
+    async def story() -> tuple[int, int]:
+        async with listening(http(201, reply(recipient(101, "Success")))) as elsewhere:
+            to = f"Location: {elsewhere.url}/\r\n"
+            async with listening(http(307, b"", extra=to)) as wire, gateway(wire.url) as adapter:
+                assert not isinstance(await adapter.send(sms()), Accepted)
+                return len(wire.requests), len(elsewhere.requests)
+
+    assert asyncio.run(story()) == (1, 0)
 
 
 def test_a_text_no_encoding_can_carry_fails_without_a_request() -> None:
@@ -654,6 +666,24 @@ def ask_balance(answer: bytes | Behaviour, **changes: Any) -> tuple[str, Request
             return await adapter.balance(), wire.requests[0]
 
     return asyncio.run(one())
+
+
+def test_a_request_is_a_step_of_the_trace_that_caused_it_and_of_none_otherwise() -> None:
+    trace = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", 1, "till=3")
+
+    async def one(context: TraceContext | None) -> Request:
+        async with (
+            listening(http(201, reply(recipient(101, "Success")))) as wire,
+            gateway(wire.url) as adapter,
+        ):
+            trace_var.set(context)
+            await adapter.send(sms())
+            return wire.requests[0]
+
+    headers = asyncio.run(one(trace)).headers
+    assert headers["traceparent"] == trace.traceparent
+    assert "tracestate" not in headers  # what others put there is not for the vendor
+    assert "traceparent" not in asyncio.run(one(None)).headers
 
 
 @pytest.mark.parametrize("name", ["UserData", "userData"])

@@ -73,8 +73,12 @@ async def main():
         RedisRateLimiter(sys.argv[1], prefix=sys.argv[2], fallback=fallback) for _ in range(3)
     ]
     rate = Rate(100, timedelta(minutes=1))
-    for limiter in limiters:
-        await limiter.peek("k", rate)
+    for limiter in limiters:  # with its connections open, so that a busy machine is no absence
+        while True:
+            await asyncio.gather(*(limiter.peek("k", rate) for _ in range(27)))
+            if not limiter._away_until:
+                break
+            await asyncio.sleep(1)
     print("ready", flush=True)
     sys.stdin.readline()
     states = await asyncio.gather(*(limiters[n % 3].hit("k", rate) for n in range(80)))
@@ -200,6 +204,20 @@ async def test_a_cluster_that_is_away_is_no_obstacle(prefix):
     nodes = "redis+cluster://127.0.0.1:1,127.0.0.1:2"
     async with opened(nodes, prefix) as limiter:
         assert await hits(limiter, 4) == [True] * 3 + [False]
+
+
+async def test_it_counts_over_tls_where_it_can_verify_the_server_and_alone_elsewhere(
+    tls_redis, prefix, caplog
+):
+    url = f"rediss://localhost:{tls_redis.port}/0"
+    trusted = f"{url}?ssl_ca_certs={tls_redis.authority}"
+    async with opened(trusted, prefix) as one, opened(trusted, prefix) as other:
+        assert await hits(one, 2) == [True] * 2
+        assert await hits(other, 2) == [True, False]
+    assert not caplog.records
+    async with opened(f"{url}?ssl_ca_certs={tls_redis.another}", prefix) as alone:
+        assert await hits(alone, 4) == [True] * 3 + [False]
+    assert "its certificate is not trusted" in caplog.text
 
 
 async def test_failed_logins_count_in_every_process(url, prefix):

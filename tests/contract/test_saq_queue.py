@@ -5,18 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import ssl
 import sys
 import time
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from datetime import timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from redis.asyncio import Redis
 
 from savannah.adapters.saq_queue import SaqQueue, SaqWorker
@@ -184,6 +178,27 @@ async def test_a_failed_batch_is_logged_once_and_tried_again(url, name, ids, cap
     assert sorted(desk.done) == ids[:128]
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.name for record in errors] == ["savannah.queue"] * 2
+
+
+async def test_a_retry_waits_by_the_clock_of_redis_and_not_by_its_workers(
+    url, name, ids, monkeypatch
+):
+    """Fails when a worker says when it is due: a right clock would find it an hour too late."""
+    true_time, wrong = time.time, Desk()
+    wrong.failures = [ZeroDivisionError()]
+    with monkeypatch.context() as clocks:
+        clocks.setattr(time, "time", lambda: true_time() + 3600)
+        async with working(url, name, wrong) as (queue, _):
+            await queue.enqueue(ids[:1])
+            await until(lambda: wrong.batches)
+            async with Redis.from_url(url) as client:
+                while not await client.zcount(queue.saq._incomplete, 1, "inf"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+    right = Desk()
+    began_at = time.monotonic()
+    async with working(url, name, right):
+        await until(lambda: right.done or len(wrong.batches) > 1)
+    assert time.monotonic() - began_at < 15
 
 
 async def test_a_job_out_of_time_is_cut_off_and_given_to_somebody_again(url, name, ids):
@@ -454,56 +469,18 @@ async def test_it_gives_its_password_and_tells_nobody(name, ids, caplog):
     assert "s3cret" not in caplog.text
 
 
-async def test_it_speaks_tls_to_a_server_it_can_verify(redis_server, name, ids, tmp_path):
-    async with tls_in_front_of(redis_server.url, tmp_path) as port:
-        url = f"rediss://localhost:{port}/0"
-        async with opened(url, name) as queue:
-            with pytest.raises(Unavailable):
-                await queue.ping()
-        await whole_way(f"{url}?ssl_ca_certs={tmp_path / 'certificate.pem'}", name, ids[:5])
-
-
-@asynccontextmanager
-async def tls_in_front_of(url, folder):
-    """A port that speaks TLS and passes on to the server; not every build of Redis knows TLS."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    whose = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(whose, whose, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "certificate.pem").write_bytes(certificate.public_bytes(pem))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
-    target = Redis.from_url(url).connection_pool.connection_kwargs
-    tasks = set()
-
-    async def copy(reader, writer):
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
-
-    async def serve(reader, writer):
-        onward = await asyncio.open_connection(target["host"], target["port"])
-        tasks.add(asyncio.current_task())
-        await asyncio.gather(copy(reader, onward[1]), copy(onward[0], writer))
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-    await asyncio.wait(tasks, timeout=5)
+@pytest.mark.parametrize("authority", ["another", "none"])
+async def test_it_speaks_tls_to_a_server_it_can_verify_and_to_no_other(
+    tls_redis, name, ids, authority
+):
+    url = f"rediss://localhost:{tls_redis.port}/0"
+    wrong = f"{url}?ssl_ca_certs={tls_redis.another}" if authority == "another" else url
+    async with opened(wrong, name) as queue:
+        with pytest.raises(Unavailable, match="its certificate is not trusted"):
+            await queue.ping()
+        with pytest.raises(Unavailable):
+            await queue.enqueue(ids[:5])
+    async with opened(f"rediss://127.0.0.2:{tls_redis.port}/0", name) as queue:
+        with pytest.raises(Unavailable):  # a name that its certificate does not hold
+            await queue.ping()
+    await whole_way(f"{url}?ssl_ca_certs={tls_redis.authority}", name, ids[:5])

@@ -101,6 +101,8 @@ async def test_a_message_is_kept_as_given(storage, make, keep, order):
         outcome_code="403",
         resend_of=plain.id,
         request_id="01J9Z3K5",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        tracestate="congo=t61rcWkgMzE,rojo=1",
     )
     erased = make.message(order, to=None, text=None, segments=0, status=SmsStatus.SKIPPED)
     await keep(plain, full, erased)

@@ -272,6 +272,35 @@ async def test_what_is_over_is_forgotten(storage, make, keep):
         assert await uow.handshakes.take_pushed("b" * 64, "till") is not None
 
 
+async def test_grants_are_forgotten_when_nothing_of_them_is_left(storage, make, keep):
+    bare, refreshed, coded, expired = (make.grant() for _ in range(4))
+    before = expired.created_at
+    young = make.grant()
+    await keep(bare, refreshed, coded, expired, young)
+    async with storage() as uow:
+        for grant, expires_at in ((refreshed, before + MINUTE), (expired, before)):
+            await uow.grants.add_refresh(
+                RefreshToken(
+                    digest=str(grant.id),
+                    grant_id=grant.id,
+                    issued_at=grant.created_at,
+                    expires_at=expires_at,
+                )
+            )
+        await uow.handshakes.add_code(code_of(coded))
+        await uow.commit()
+    async with storage() as uow:
+        await uow.grants.forget(before=before)
+        await uow.commit()
+    async with storage(reading=True) as uow:
+        left = [
+            await uow.grants.find(grant.id) is not None
+            for grant in (bare, refreshed, coded, expired, young)
+        ]
+        assert left == [False, True, True, False, True]
+        assert await uow.grants.find_refresh(str(expired.id)) is None
+
+
 # --- browser sessions and consents ---------------------------------------------------------------
 
 

@@ -145,7 +145,7 @@ async def test_a_deleted_order_is_invisible_everywhere(storage, make, keep):
         found = await uow.orders.search(SearchQuery.parse("secret"), OrderFilter(), PageRequest())
         assert (found.items, found.count) == ((), 0)
         assert await uow.customers.open_orders(jane.id) == 0
-        assert list(await uow.reports.customer_sums(jane.id)) == []
+        assert list((await uow.reports.customer(jane.id)).by_status) == []
 
 
 def desk(make):

@@ -121,8 +121,7 @@ async def test_the_sums_of_a_customer_agree_with_counting(storage, make, keep, s
             stats = customer_stats(
                 customer=customer,
                 currency="KES",
-                sums=await uow.reports.customer_sums(customer),
-                sms=await uow.reports.customer_sms(customer),
+                sums=await uow.reports.customer(customer),
                 as_of=datetime(2026, 6, 1, tzinfo=UTC),
             )
         assert stats.total_orders == len(own) == sum(stats.orders_by_status.values())
@@ -310,8 +309,7 @@ async def test_cancelled_orders_change_neither_revenue_nor_average(storage, make
             found = customer_stats(
                 customer=jane.id,
                 currency="KES",
-                sums=await uow.reports.customer_sums(jane.id),
-                sms=(),
+                sums=await uow.reports.customer(jane.id),
                 as_of=jane.created_at,
             )
         return found.net_minor, found.live_orders
@@ -325,8 +323,8 @@ async def test_nothing_sums_to_nothing(storage, make):
     now = datetime(2026, 6, 1, tzinfo=UTC)
     period = Period.of(start=None, end=None, zone=ZoneInfo("UTC"), interval=Interval.DAY, now=now)
     async with storage(reading=True) as uow:
-        assert list(await uow.reports.customer_sums(make.id())) == []
-        assert list(await uow.reports.customer_sms(make.id())) == []
+        none = await uow.reports.customer(make.id())
+        assert (list(none.by_status), list(none.sms)) == ([], [])
         sums = await uow.reports.analytics(period=period, currency="KES", customer=None, now=now)
     found = analytics(period=period, currency="KES", sums=sums, as_of=now)
     assert (found.total_orders, found.customers, found.recent_orders_7_days) == (0, 0, 0)

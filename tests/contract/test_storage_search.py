@@ -14,6 +14,7 @@ from savannah.domain.phone import PhoneNumber
 from savannah.domain.search import SearchQuery, match_customer, match_order
 
 JANE = "+254700123456"
+DAY = timedelta(days=1)
 
 
 @pytest.fixture
@@ -355,3 +356,44 @@ async def test_orders_of_an_archived_customer_are_found(storage, make, keep, fin
         await uow.customers.save(replace(jane, archived_at=jane.updated_at))
         await uow.commit()
     assert await find_orders("jane") == ["Desk"]
+
+
+async def test_pages_of_a_common_word_are_whole_and_in_order(storage, make, keep, walk):
+    """A word in nearly every row, at all three ranks, with a few rows that lack it."""
+    jane, john = make.customer(name="Tea"), make.customer(name="John")
+    items = ["tea", "green tea", "steam iron", "teapot", "kettle"]
+    at = jane.updated_at
+    rows = [
+        make.order(
+            jane if number % 7 == 0 else john, item=items[number % 5], at=at - DAY * (number % 9)
+        )
+        for number in range(30)
+    ]
+    await keep(jane, john, *rows)
+    query = SearchQuery.parse("tea")
+    buyers = {jane.id: jane, john.id: john}
+
+    def key(order):
+        match = match_order(query, order, buyers[order.customer_id])
+        return match and (match.rank, at - order.updated_at, order.id)
+
+    async def fetch(request):
+        async with storage(reading=True) as uow:
+            return await uow.orders.search(query, OrderFilter(), request)
+
+    await walk(fetch, sorted((row for row in rows if key(row)), key=key))
+
+
+async def test_tokens_may_be_in_an_order_and_in_its_customer(make, keep, find_orders):
+    jane = make.customer(name="Jane Smith", code="VIP-1", phone=PhoneNumber(JANE))
+    john = make.customer(name="John Smith", code="VIP-2", phone=PhoneNumber("+254711000000"))
+    await keep(
+        *(jane, john),
+        make.order(jane, number=Reference.make("7K01Q9"), item="Oak desk", notes="before noon"),
+        make.order(john, number=Reference.make("ZZZZZZ"), item="Oak desk lamp", notes="noon"),
+    )
+    for q in ("oak jane", "jane desk 7k0", "oak vip-1 noon 3456", "smith oak before desk jane"):
+        assert await find_orders(q) == ["Oak desk"], q
+    assert await find_orders("oak smith noon desk vip") == ["Oak desk lamp", "Oak desk"]
+    assert await find_orders("7ko1 oak") == ["Oak desk"]
+    assert await find_orders("oak smith lamp jane") == []

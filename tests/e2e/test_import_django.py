@@ -69,6 +69,7 @@ USERS = [
 APPS = [
     # client_id, secret, type, grant, redirect URIs
     ("till-app", "plain-secret-of-old", "confidential", "password", ""),
+    ("kiosk", django_hash("hashed-secret-of-the-kiosk"), "confidential", "password", ""),
     (
         "web-app",
         django_hash("hashed-secret"),
@@ -100,7 +101,7 @@ ORDERS = [
 BAD = {
     "auth_user 5: username too_short",
     "auth_user 6: email email_taken",
-    "oauth2_provider_application 4: authorization_grant_type invalid_choice",
+    "oauth2_provider_application 5: authorization_grant_type invalid_choice",
     "customers_customer 3: phone_number invalid_phone",
     "customers_customer 4: email email_taken",
     "orders_order 6: customer not_found",
@@ -232,7 +233,7 @@ def test_everything_that_keeps_the_rules_comes_over_and_works(processes, old, un
     # read, imported, there already, bad
     assert numbers == {
         "users": (6, 4, 0, 2),
-        "apps": (4, 3, 0, 1),
+        "apps": (5, 4, 0, 1),
         "customers": (4, 2, 0, 2),
         "orders": (8, 5, 0, 3),
     }
@@ -246,7 +247,7 @@ def test_everything_that_keeps_the_rules_comes_over_and_works(processes, old, un
     server = processes.start("serve", "--port", "0")
     app = {"client_id": "till-app", "client_secret": "plain-secret-of-old"}
 
-    def log_in(name, password):
+    def log_in(name, password, app=app):
         return server.client.post(
             "/api/auth/login/", json={"username": name, "password": password, **app}
         )
@@ -254,6 +255,10 @@ def test_everything_that_keeps_the_rules_comes_over_and_works(processes, old, un
     for _ in range(2):  # by Django's hash, and by ours that takes its place
         login = log_in("boss", "correct-horse-battery")
         assert login.status_code == 200, login.text
+        kiosk = {"client_id": "kiosk", "client_secret": "hashed-secret-of-the-kiosk"}
+        assert log_in("jane.till", "jane-has-a-till-77", kiosk).status_code == 200
+    wrong = {**kiosk, "client_secret": "another-secret"}
+    assert log_in("jane.till", "jane-has-a-till-77", wrong).status_code == 401
     assert log_in("boss", "wrong-horse-battery").status_code == 401
     assert log_in("gone", "gone-long-ago-9").status_code == 403
     assert log_in("jane.till", "jane-has-a-till-77").json()["user"]["role"] == "staff"
@@ -336,7 +341,7 @@ def test_an_import_that_is_killed_goes_on_where_it_was_and_doubles_nothing(
     assert numbers["orders"][0] == 8 + more
     assert numbers["orders"][1] + numbers["orders"][2] == 5 + more
     assert numbers["orders"][2] >= stopped_at
-    assert (count("users"), count("clients"), count("customers")) == (4, 3, 2 + more)
+    assert (count("users"), count("clients"), count("customers")) == (4, 4, 2 + more)
     assert count("orders") == count("notifications") == 5 + more
     assert count("notifications WHERE status <> 'skipped'") == 0
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import sys
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -114,6 +117,46 @@ def test_several_workers_serve_count_together_and_end_together(processes, until)
         till.join()
     assert "Traceback" not in server.log.read_text()
     assert len(acknowledged) >= 10
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_there(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; elsewhere nothing is forked")
+def test_workers_share_what_is_loaded_are_replaced_and_end_with_their_supervisor(
+    processes, postgres_server, until
+):
+    settings = {
+        "DATABASE_URL": postgres_server.fresh_database(),
+        "DEBUG": "true",
+        "AFRICAS_TALKING_BASE_URL": "http://127.0.0.1:1",
+    }
+    refused = processes.run("serve", "--port", "0", "--workers", "2", **settings)
+    assert refused.returncode == 1
+    assert "run `savannah migrate`" in refused.stderr
+    assert processes.run("migrate", **settings).returncode == 0
+    server = processes.start("serve", "--port", "0", "--workers", "2", **settings)
+    workers = children(server.process.pid)
+    assert len(workers) == 2
+    for worker in workers:
+        rollup = Path(f"/proc/{worker}/smaps_rollup").read_text()
+        shared_kb = int(re.search(r"^Shared_Dirty: +(\d+)", rollup, re.MULTILINE)[1])
+        assert shared_kb > 20_000
+    os.kill(workers[0], signal.SIGKILL)
+    until(lambda: len(set(children(server.process.pid)) - set(workers)) == 1)
+    replaced = children(server.process.pid)
+    until(lambda: server.client.get("/health/ready").status_code == 200)
+    server.process.kill()
+    until(lambda: not any(map(is_there, replaced)), within_s=20)
 
 
 def test_a_bad_setting_ends_the_start_with_its_name_and_rule(processes):

@@ -130,6 +130,15 @@ class Site:
         """How many texts about an order the gateway took."""
         return sum(order["order_number"] in shown.text for shown in self.simulator.messages())
 
+    def jobs(self):
+        """How many jobs wait in Redis, or are held by workers."""
+        with redis_client.Redis.from_url(self.redis.url) as client:
+            return sum(
+                client.llen(key)
+                for state in ("queued", "active")
+                for key in client.scan_iter(f"saq:*:{state}")
+            )
+
     def jobs_taken(self):
         """How many jobs the workers hold."""
         with redis_client.Redis.from_url(self.redis.url) as client:
@@ -220,6 +229,29 @@ def test_an_order_is_texted_by_a_worker_and_the_report_comes_back(site, until):
     assert [site.taken(order) for order in orders] == [1, 1]
 
 
+def test_the_page_of_the_queue_is_there_and_for_administrators_only(site):
+    get = site.web.client.get
+    assert get("/admin/queues/").status_code == 401
+    assert get("/admin/queues/", headers=site.headers).status_code == 403  # staff
+    create = ("createsuperuser", "--username", "chief", "--email", "chief@example.com")
+    password = {"SAVANNAH_SUPERUSER_PASSWORD": "a long enough password"}
+    assert site.processes.run(*create, **site.settings, **password).returncode == 0
+    app = site.web.client.post("/api/auth/create-app/", json={"name": "Office"}).json()
+    login = site.web.client.post(
+        "/api/auth/login/",
+        json={
+            "username": "chief",
+            "password": "a long enough password",
+            "client_id": app["client_id"],
+            "client_secret": app["client_secret"],
+        },
+    )
+    chief = {"Authorization": f"Bearer {login.json()['access_token']}"}
+    assert "SAQ" in get("/admin/queues/", headers=chief).text
+    listed = get("/admin/queues/api/queues", headers=chief).json()
+    assert [queue["name"] for queue in listed["queues"]] == ["{savannah}"]
+
+
 # --- a worker is killed --------------------------------------------------------------------------
 
 
@@ -229,7 +261,7 @@ def test_a_worker_killed_before_it_asked_the_gateway_leaves_its_messages_to_anot
     # A worker looks at the customers before it marks their messages; its relay does not.
     lock = "LOCK TABLE customers IN ACCESS EXCLUSIVE MODE"
     with held(site.database_url, lock), site.worker() as worker:
-        until(lambda: waiting(site.database_url) and site.jobs_taken() == 3)
+        until(lambda: waiting(site.database_url) and site.jobs() == 3)
         kill(worker)
     assert {site.sms(order) for order in orders} == {"queued"}
     with site.worker():
@@ -261,7 +293,7 @@ def test_a_worker_killed_while_the_gateway_is_asked_leaves_that_unknown_and_the_
         begun = site.order()
         until(lambda: site.sms(begun) == "sending")
         taken = [site.order() for _ in range(3)]
-        until(lambda: site.jobs_taken() == 4)
+        until(lambda: site.jobs() == 4)
         kill(worker)
     site.break_gateway(Mode.NORMAL)
     if redis == "comes back empty":
@@ -328,7 +360,7 @@ def test_jobs_that_redis_forgets_are_queued_anew_and_sent_once(site, until):
         begun = site.order()
         until(lambda: site.sms(begun) == "sending")
         later = [site.order() for _ in range(3)]
-        until(lambda: site.jobs_taken() == 4)
+        until(lambda: site.jobs() == 4)
         site.redis.kill()
         site.redis.start()
         site.pass_time()  # the leases end while the first worker still holds the jobs

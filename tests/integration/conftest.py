@@ -173,7 +173,17 @@ class Desk:
     """One desk with an HTTP client that speaks for whoever a test names."""
 
     def __init__(
-        self, shared, *, options, identity, business, checks, storage, simulator=None, issuers=None
+        self,
+        shared,
+        *,
+        options,
+        identity,
+        business,
+        checks,
+        storage,
+        simulator=None,
+        queues=None,
+        issuers=None,
     ):
         self.clock = shared.clock
         self.issuer = options.get("issuer", OPTIONS["issuer"])
@@ -230,6 +240,7 @@ class Desk:
             metrics=self.metrics,
             checks=checks,
             simulator=simulator,
+            queues=queues,
         )
         self._runner = asyncio.Runner()
         self.client = httpx.AsyncClient(
@@ -393,6 +404,7 @@ def open_desk(shared):
         checks=None,
         storage=None,
         simulator=None,
+        queues=None,
         issuers=None,
         **options,
     ):
@@ -405,6 +417,7 @@ def open_desk(shared):
                 checks=checks or {},
                 storage=storage or MemoryStorage(),
                 simulator=simulator,
+                queues=queues,
                 issuers=issuers,
             )
         )

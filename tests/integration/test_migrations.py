@@ -20,7 +20,7 @@ from sqlalchemy import Connection, text
 import servers
 from savannah.adapters import sql
 from savannah.adapters.sql import SqlStorage, migrate, schema, schema_is_current
-from savannah.adapters.sql.schema import HEAD
+from savannah.adapters.sql.schema import HEAD, searches_are_indexed
 from savannah.adapters.sql.tables import TRIGRAM_INDEXES, metadata
 
 CONFIG = Config()
@@ -230,6 +230,8 @@ def test_what_was_stored_under_any_earlier_schema_is_kept_and_understood(url, re
     def at_revision(connection: Connection) -> None:
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", CONFIG.get_main_option("script_location"))
+        if connection.dialect.name == "postgresql":
+            connection.rollback()  # there Alembic begins and ends transactions itself
         upgrade(config, revision)
         stored = ";".join(rows for since, rows in ROWS.items() if since <= revision)
         for row in stored.split(";"):
@@ -303,6 +305,84 @@ def test_on_postgres_the_second_one_waits_for_the_first(postgres_url):
         assert await schema_is_current(postgres_url)
 
     asyncio.run(story())
+
+
+def test_an_index_is_made_while_others_write_and_again_after_an_interruption(postgres_url):
+    indexes = "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON oid = indexrelid"
+    ours = f"{indexes} WHERE relname ~ '^ix_(customers|orders)_' ORDER BY relname"
+
+    def at_second(connection: Connection) -> None:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", CONFIG.get_main_option("script_location"))
+        connection.rollback()
+        upgrade(config, "0002")
+
+    asyncio.run(on(postgres_url, at_second))
+    made = ask(postgres_url, ours)
+    assert all(valid for _, valid in made)
+    ask(
+        postgres_url,
+        "DROP INDEX ix_customers_locale",
+        "UPDATE pg_index SET indisvalid = FALSE"
+        " WHERE indexrelid = 'ix_customers_archived'::regclass",
+        "UPDATE alembic_version SET version_num = '0001'",
+    )
+
+    add = (
+        "INSERT INTO customers (id, code, locale, sms_opt_out, reachability, metadata, created_at,"
+        " updated_at, version, code_folded) VALUES (gen_random_uuid(), '%s', 'en', FALSE,"
+        " 'unknown', '{}', now(), now(), 1, 'x')"
+    )
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype <> 'advisory'")
+
+    async def story() -> None:
+        storage = SqlStorage.open(postgres_url)
+        # Somebody writes and does not commit yet: the index waits for them, and nobody for it.
+        async with asyncio.timeout(30), storage() as first, storage() as second:
+            await first._transaction.run(lambda connection: connection.execute(text(add % "A")))
+            migrating = asyncio.create_task(migrate(postgres_url))
+            while not await storage.read(lambda connection: connection.scalar(waiting)):
+                assert not migrating.done()
+            await second._transaction.run(lambda connection: connection.execute(text(add % "B")))
+            await second.commit()
+            await first.commit()
+            await migrating
+        await storage.close()
+
+    asyncio.run(story())
+    now = ask(postgres_url, ours)
+    assert all(valid for _, valid in now)
+    assert set(made) <= set(now)
+
+
+def test_without_trigrams_the_schema_is_complete_and_they_are_made_when_they_can_be(
+    postgres_server, postgres_url
+):
+    """The role may not install the extension; later somebody who may does."""
+    ask(
+        postgres_url,
+        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'plain') THEN"
+        " CREATE ROLE plain LOGIN PASSWORD 'plain'; END IF; END $$",
+        "GRANT ALL ON SCHEMA public TO plain",
+        f"REVOKE CREATE ON DATABASE {postgres_url.rpartition('/')[2]} FROM PUBLIC",
+    )
+    plain = postgres_url.replace("postgres@", "plain:plain@")
+    assert plain != postgres_url
+    asyncio.run(migrate(plain))
+    assert asyncio.run(schema_is_current(plain))
+    assert not asyncio.run(indexed(plain))
+    ask(postgres_url, "CREATE SCHEMA extras", "CREATE EXTENSION pg_trgm SCHEMA extras")
+    ask(postgres_url, "GRANT USAGE ON SCHEMA extras TO plain")
+    asyncio.run(migrate(plain))
+    assert asyncio.run(indexed(plain))
+
+
+async def indexed(url: str) -> bool:
+    storage = SqlStorage.open(url)
+    try:
+        return await searches_are_indexed(storage)
+    finally:
+        await storage.close()
 
 
 def test_a_migration_that_cannot_finish_leaves_nothing_behind(url):

@@ -165,7 +165,7 @@ def test_the_largest_amounts_come_back_to_the_hundredth(path):
         async with storage(reading=True) as uow:
             assert (await uow.orders.get(dear.id)).total == dear.total
             assert (await uow.orders.get(odd.id)).total.text == "0.30"
-            [sums] = await uow.reports.customer_sums(jane.id)
+            [sums] = (await uow.reports.customer(jane.id)).by_status
         assert sums.total_minor == dear.total.minor + 30
         assert type(sums.total_minor) is int
 

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
+import servers
 from savannah import Caller, MemoryGateway, in_memory
-from savannah.adapters.sql import SqlStorage, schema_is_current
+from savannah.adapters.sql import SqlStorage, migrate, schema_is_current
 from savannah.application.idempotency import AlreadyDone, Once
 from savannah.application.ports import OrderFilter
 from savannah.domain.errors import IdempotencyInProgress, Unavailable
@@ -158,6 +159,34 @@ def test_relays_lease_each_message_once(url, pgbouncer):
             await storage.close()
 
     told(story)
+
+
+def test_replicas_are_read_through_poolers_of_their_own(caplog):
+    """Fails if the question how far a server is were asked on two of its connections."""
+    with servers.own_postgres() as primary, primary.replica() as replica:
+        database = primary.fresh_database()
+        asyncio.run(migrate(database))
+        with (
+            servers.own_pgbouncer(primary.url) as before,
+            servers.own_pgbouncer(replica.url) as there,
+        ):
+
+            async def story():
+                storage = opened(database, before, replicas=[there.at(database)])
+                app = in_memory(storage=storage)
+                jane = await jane_in(app)
+
+                async def one(number):
+                    made = await app.orders.create(
+                        customer=jane.id, item=f"Lamp {number}", amount=10, by=TILL
+                    )
+                    assert (await app.orders.get(made.id, by=TILL)).item == made.item
+
+                await asyncio.gather(*(one(number) for number in range(30)))
+                await storage.close()
+
+            told(story)
+    assert "a replica fails" not in caplog.text
 
 
 def test_a_pooler_that_goes_away_is_unavailable_and_usable_when_it_is_back(url, pgbouncer):

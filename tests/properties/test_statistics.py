@@ -18,6 +18,7 @@ from savannah.domain.money import average_text
 from savannah.domain.order import OPEN, Status
 from savannah.domain.statistics import (
     AnalyticsSums,
+    CustomerSums,
     DaySum,
     Interval,
     ItemSum,
@@ -95,7 +96,10 @@ def at(day):
 
 def stats(sold, currency="KES"):
     return customer_stats(
-        customer=CUSTOMER, currency=currency, sums=status_sums(sold), sms=(), as_of=NOW
+        customer=CUSTOMER,
+        currency=currency,
+        sums=CustomerSums(by_status=status_sums(sold), sms=()),
+        as_of=NOW,
     )
 
 
@@ -171,7 +175,10 @@ def test_a_group_of_no_orders_leaves_no_trace():
     nothing = StatusSum(currency="USD", status=Status.PENDING, orders=0, total_minor=0)
     none_of_ours = StatusSum(currency="KES", status=Status.PENDING, orders=0, total_minor=0)
     found = customer_stats(
-        customer=CUSTOMER, currency="KES", sums=[nothing, none_of_ours], sms=(), as_of=NOW
+        customer=CUSTOMER,
+        currency="KES",
+        sums=CustomerSums(by_status=[nothing, none_of_ours], sms=()),
+        as_of=NOW,
     )
     assert (found.total_orders, found.largest_minor, found.other_currencies) == (0, None, ())
 

@@ -529,8 +529,7 @@ class StoragesAgree(RuleBasedStateMachine):
             return numbers, customer_stats(
                 customer=customer_id,
                 currency="KES",
-                sums=await uow.reports.customer_sums(customer_id),
-                sms=await uow.reports.customer_sms(customer_id),
+                sums=await uow.reports.customer(customer_id),
                 as_of=now,
             )
 

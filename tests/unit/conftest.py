@@ -165,6 +165,7 @@ class Desk:
         now: datetime = START,
         in_flight: int = 32,
         keep_again_after: Sequence[timedelta] = (),
+        gather: timedelta = timedelta(0),
         business: Business | None = None,
         **policy: Any,
     ) -> None:
@@ -185,6 +186,7 @@ class Desk:
             gateway=self.gateway,
             in_flight=in_flight,
             keep_again_after=keep_again_after,
+            gather=gather,
         )
         self.reports = Reports(**world)
         self.queue.bind(self.notifications.send)

@@ -58,15 +58,15 @@ def run(test: Awaitable[None]) -> None:
     asyncio.run(inside())
 
 
-def test_ids_reach_the_handler_in_order_and_in_batches_of_at_most_64() -> None:
+def test_ids_reach_the_handler_in_order_and_in_batches_of_at_most_32() -> None:
     async def test() -> None:
         desk, queue = Desk(), InProcessQueue(concurrency=1)
         queue.bind(desk.handle)
-        await queue.enqueue(ids(*range(150)))
+        await queue.enqueue(ids(*range(90)))
         async with running(queue):
             await until(lambda: desk.done == 3)
-        assert [len(batch) for batch in desk.batches] == [64, 64, 22]
-        assert [id_ for batch in desk.batches for id_ in batch] == ids(*range(150))
+        assert [len(batch) for batch in desk.batches] == [32, 32, 26]
+        assert [id_ for batch in desk.batches for id_ in batch] == ids(*range(90))
 
     run(test())
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from savannah.entrypoints.logs import HIDDEN, ConsoleLines, JsonLines, mask, request_id_var
+from savannah.application.trace import TraceContext, request_id_var, trace_var
+from savannah.entrypoints.logs import HIDDEN, ConsoleLines, JsonLines, mask
 
 
 def record(message="something happened", *, level=logging.INFO, error=None, **extra):
@@ -143,3 +144,14 @@ def test_a_person_at_a_terminal_reads_the_same():
     told = ConsoleLines().format(record("texted +254700123456", error=failure(), tries=3))
     assert "texted +2547••••3456  tries=3\nTraceback" in told
     assert "700123456" not in told
+
+
+def test_a_line_names_the_trace_of_the_work_under_way_or_the_one_it_is_given():
+    token = trace_var.set(TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"))
+    try:
+        assert line()["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+        other = line(trace_id="1" * 31 + "a", request_id="01J9Z3K4")
+        assert (other["trace_id"], other["request_id"]) == ("1" * 31 + "a", "01J9Z3K4")
+    finally:
+        trace_var.reset(token)
+    assert line()["trace_id"] is None

@@ -702,6 +702,57 @@ async def test_an_outcome_is_kept_as_soon_as_storage_is_back(open_desk, rigged, 
     assert len(desk.gateway.sent) == 1
 
 
+async def under_way(desk, gate):
+    """Three texts on their way, each sent by itself: the tasks, by the number they go to."""
+    numbers = ["+254700000001", "+254700000002", "+254700000003"]
+    desk.queue.loses = True
+    for number in numbers:
+        await desk.order(await desk.customer(phone_number=number))
+    await desk.notifications.dispatch_due()
+    tasks = {
+        message.to.e164: asyncio.create_task(desk.notifications.send([message.id]))
+        for message in await desk.messages()
+    }
+    await gate.reached_by(*numbers)
+    return tasks
+
+
+async def test_outcomes_that_come_shortly_after_each_other_are_kept_together(open_desk, rigged):
+    gate = Gate()
+    desk = open_desk(gateway=gate, storage=rigged, gather=timedelta(milliseconds=50))
+    tasks = await under_way(desk, gate)
+    rigged.fail()  # counts commits from here
+    for number in tasks:
+        gate.answer(number, Accepted(provider_id=number))
+        await turns()
+    await asyncio.gather(*tasks.values())
+    assert rigged.commits == 1
+    assert statuses(await desk.messages()) == ["sent"] * 3
+
+
+async def test_outcomes_are_kept_though_the_one_who_kept_them_for_all_is_cut_off(open_desk, rigged):
+    gate = Gate()
+    desk = open_desk(
+        gateway=gate,
+        storage=rigged,
+        gather=timedelta(milliseconds=50),
+        keep_again_after=[timedelta(minutes=1)],
+    )
+    first, second, third = (await under_way(desk, gate)).items()
+    rigged.fail(1)
+    for number, _ in (first, second):
+        gate.answer(number, Accepted(provider_id=number))
+        await turns()
+    while not rigged.commits:  # noqa: ASYNC110  refused; it waits for storage now
+        await asyncio.sleep(0.001)
+    first[1].cancel()
+    await second[1]
+    assert statuses(await desk.messages()) == ["sent", "sent", "sending"]
+    gate.answer(third[0], Accepted(provider_id=third[0]))
+    await third[1]
+    assert statuses(await desk.messages()) == ["sent"] * 3
+
+
 async def test_a_start_that_cannot_be_kept_sends_nothing(open_desk, rigged, refusal):
     desk = open_desk(storage=rigged)
     order = await desk.order()

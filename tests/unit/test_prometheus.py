@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
@@ -100,3 +102,43 @@ def test_two_registries_do_not_share_counts(metrics: PrometheusMetrics) -> None:
 
 def test_the_text_format_is_named(metrics: PrometheusMetrics) -> None:
     assert metrics.content_type.startswith("text/plain; version=0.0.4")
+
+
+def test_refusals_replays_and_cut_clients_are_counted(metrics: PrometheusMetrics) -> None:
+    metrics.problem("rate_limited")
+    metrics.replayed()
+    metrics.client_cut("slow_head")
+    shown = samples(metrics)
+    assert shown["savannah_http_problems_total", (("code", "rate_limited"),)] == 1
+    assert shown["savannah_idempotency_replays_total", ()] == 1
+    assert shown["savannah_http_clients_cut_total", (("reason", "slow_head"),)] == 1
+
+
+def test_a_gateway_that_invents_currencies_makes_few_series(metrics: PrometheusMetrics) -> None:
+    for number in range(500):
+        metrics.sms_cost(f"X{number:02}", 10_000)
+    shown = [name for name in samples(metrics) if name[0] == "savannah_sms_cost_total"]
+    assert len(shown) == 21
+    assert samples(metrics)["savannah_sms_cost_total", (("currency", "other"),)] == 480
+
+
+def test_what_an_installation_has_not_is_not_shown_as_down(metrics: PrometheusMetrics) -> None:
+    names = {name for name, _ in samples(metrics)}
+    absent = {
+        "savannah_redis_up",
+        "savannah_queue_depth",
+        "savannah_relay_last_round_timestamp_seconds",
+    }
+    assert not absent & names
+    metrics.relayed(0, None)
+    metrics.redis(3)
+    assert absent <= {name for name, _ in samples(metrics)}
+    metrics.redis(None)
+    shown = samples(metrics)
+    assert shown["savannah_redis_up", ()] == 0
+    assert shown["savannah_queue_depth", ()] == 3  # the last that was heard
+
+
+def test_the_version_is_shown(metrics: PrometheusMetrics) -> None:
+    [labels] = [labels for name, labels in samples(metrics) if name == "savannah_build_info"]
+    assert dict(labels)["version"] == version("savannah")

@@ -28,7 +28,7 @@ class InProcessQueue(JobQueue):
         concurrency: how many calls run at the same time.
     """
 
-    def __init__(self, *, batch: int = 64, concurrency: int = 4) -> None:
+    def __init__(self, *, batch: int = 32, concurrency: int = 4) -> None:
         self._batch = batch
         self._concurrency = concurrency
         self._handler: Handler | None = None

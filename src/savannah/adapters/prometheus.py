@@ -17,6 +17,7 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     generate_latest,
+    values,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -28,6 +29,14 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 PAUSING: Final = (RefusalKind.ACCOUNT, RefusalKind.SENDER)
 _MOST_CURRENCIES: Final = 20
 _BUCKETS_S: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+def count_together() -> None:
+    """Count in the files of `PROMETHEUS_MULTIPROC_DIR`, though the library was loaded without it.
+
+    For a process that is about to fork, and has counted nothing yet.
+    """
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # it has no types
 
 
 class PrometheusMetrics(Metrics):
@@ -58,6 +67,7 @@ class PrometheusMetrics(Metrics):
             buckets=_BUCKETS_S,
             registry=registry,
         )
+        self._answered: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self._outbox_depth = Gauge(
             "savannah_outbox_depth",
             "Text messages that wait.",
@@ -154,8 +164,13 @@ class PrometheusMetrics(Metrics):
         """
         known = method if method in _METHODS else "OTHER"
         values = (known, route, str(status))
-        self._requests.labels(*values).inc()
-        self._durations.labels(*values).observe(seconds)
+        series = self._answered.get(values)
+        if series is None:
+            series = self._requests.labels(*values), self._durations.labels(*values)
+            self._answered[values] = series
+        requests, durations = series
+        requests.inc()
+        durations.observe(seconds)
 
     def outbox(self, depth: int, oldest_age_s: float | None) -> None:
         """Set how many messages wait, and how long the oldest due one has (None: none is due)."""

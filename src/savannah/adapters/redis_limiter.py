@@ -7,6 +7,7 @@ by itself with the limiter it was given.
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Awaitable
 from datetime import timedelta
@@ -125,8 +126,18 @@ class RedisRateLimiter(RateLimiter):
         if now >= self._silent_until:
             self._silent_until = now + _SILENT_FOR_S
             logger.warning(
-                "Redis does not answer; this process counts by itself: %s", type(error).__name__
+                "Redis does not answer; this process counts by itself: %s", _reason_of(error)
             )
+
+
+def _reason_of(error: BaseException) -> str:
+    """Why, in words without an address: for certificates what is wrong with them."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({cause.verify_message})"
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def _state(rate: Rate, count: int, *, allowed: bool, reset_after: timedelta) -> LimitState:

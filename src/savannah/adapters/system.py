@@ -65,7 +65,12 @@ class SystemRandomness(Randomness):
         return UUID(int=ms << 80 | _VERSION | high << 64 | _VARIANT | low << _TAIL_BITS | tail)
 
     def symbols(self, alphabet: str, length: int) -> str:
-        return "".join(secrets.choice(alphabet) for _ in range(length))
+        # One draw for all of them: each costs a call of the system.
+        rest, symbols = secrets.randbelow(len(alphabet) ** length), ""
+        for _ in range(length):
+            rest, at = divmod(rest, len(alphabet))
+            symbols += alphabet[at]
+        return symbols
 
     def fraction(self) -> float:
         return self._random.random()

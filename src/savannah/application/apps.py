@@ -27,6 +27,7 @@ from savannah.domain.identity import (
     digest,
     is_plain,
 )
+from savannah.domain.oauth import registered
 from savannah.domain.paging import Page, PageRequest
 
 _CLIENT_ID_LENGTH: Final = 32
@@ -161,6 +162,8 @@ class Apps:
                 before = client.scopes if _is_machine(client) else frozenset[str]()
                 _require_all(by, after.scopes - before)
             await uow.clients.save(after)
+            if not after.is_active:  # and they stay ended when it is let in again
+                await uow.grants.revoke_of_client(client_id, at=self._clock.now())
             fields = [name for name in changed if name != "is_active"]
             if fields:
                 await self._record(uow, "client.updated", client, by, fields=fields)
@@ -200,6 +203,27 @@ class Apps:
             after = client.without_secret(secret_id)
             await uow.clients.save(after)
             await self._record(uow, "client.secret_removed", client, by, secret=secret_id)
+            await uow.commit()
+        return after
+
+    async def configure_provider(
+        self, client_id: str, changes: Mapping[str, object], *, by: Caller | None
+    ) -> Client:
+        """Change how the OpenID provider treats an app; fields as `domain.oauth.registered`.
+
+        Args:
+            by: None is the operator of this installation.
+
+        Raises:
+            InsufficientScope, NotFound; Invalid with every broken field.
+        """
+        _require_manager(by)
+        async with self._storage() as uow:
+            client = await _found(uow, client_id, lock="update")
+            after = registered(client, changes)
+            if after != client:
+                await uow.clients.save(after)
+                await self._record(uow, "client.configured", client, by, fields=sorted(changes))
             await uow.commit()
         return after
 

@@ -207,8 +207,6 @@ class Authorization:
         """
         if parameters.one("request_uri") is not None:
             raise OAuthError("invalid_request", "A pushed request holds no request_uri")
-        if (parameters.one("client_id") or client.client_id) != client.client_id:
-            raise OAuthError("invalid_request", "The client_id is that of another client")
         try:
             address = return_address(parameters, client)
         except UnsafeRequest as error:

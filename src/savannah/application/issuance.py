@@ -14,7 +14,7 @@ from savannah.application.identity import AuditLog, IdentitySettings
 from savannah.application.logins import Logins
 from savannah.application.minting import REFRESH_PREFIX, Mint
 from savannah.application.ports import Clock, Randomness, Session, Storage, UnitOfWork
-from savannah.domain.access import IDENTITY_SCOPES, scope_text, scopes_of
+from savannah.domain.access import IDENTITY_SCOPES, OFFLINE, scope_text, scopes_of
 from savannah.domain.errors import (
     AccountDisabled,
     InsufficientScope,
@@ -32,7 +32,6 @@ from savannah.domain.identity import (
     digest,
 )
 from savannah.domain.oauth import (
-    OFFLINE,
     OAuthError,
     Parameters,
     code_verifier,

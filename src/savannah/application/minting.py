@@ -14,6 +14,7 @@ from savannah.application.ports import (
     Tokens,
     UnitOfWork,
 )
+from savannah.domain.access import OFFLINE
 from savannah.domain.identity import (
     ALPHANUMERIC,
     SECRET_LENGTH,
@@ -24,7 +25,6 @@ from savannah.domain.identity import (
     User,
     digest,
 )
-from savannah.domain.oauth import OFFLINE
 
 REFRESH_PREFIX: Final = "rt_"
 ID_TOKEN_MOST: Final = timedelta(hours=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -78,6 +78,14 @@ class Swept:
     expired_keys: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Results:
+    """What gateways answered, to be kept in one unit of work."""
+
+    results: list[tuple[Notification, Outcome]] = field(default_factory=list)
+    over: bool = False
+
+
 class Notifications:
     """What can be done with messages.
 
@@ -98,6 +106,7 @@ class Notifications:
         in_flight: int = 32,
         stuck_after: timedelta = timedelta(seconds=60),
         keep_again_after: Sequence[timedelta] = (),
+        gather: timedelta = timedelta(0),
     ) -> None:
         """Takes the ports.
 
@@ -107,6 +116,8 @@ class Notifications:
                 timeout.
             keep_again_after: the pauses between the tries to keep what the gateway answered,
                 when storage is away; together well below `stuck_after`.
+            gather: how long an outcome waits for others, while requests are under way, to be
+                kept in one unit of work with them; a crash meanwhile makes them unknown.
         """
         self._storage = storage
         self._gateway = gateway
@@ -119,6 +130,10 @@ class Notifications:
         self._slots = asyncio.Semaphore(in_flight)
         self._stuck_after = stuck_after
         self._keep_again_after = tuple(keep_again_after)
+        self._gather_s = gather.total_seconds()
+        self._under_way = 0
+        self._keeping = asyncio.Lock()
+        self._results = _Results()
 
     # --- the relay -------------------------------------------------------------------------------
 
@@ -211,22 +226,8 @@ class Notifications:
         The gateway is called outside any transaction, after `sending` was committed; a crash in
         between turns into `unknown`, never into a blind second send.
         """
-        under_way = {
-            asyncio.create_task(self._hand_over(message)): message
-            for message in await self._start(ids)
-        }
-        try:
-            while under_way:
-                done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                results = [(under_way.pop(task), task.result()) for task in done]
-                try:
-                    await self._keep(results)
-                except Exception:
-                    # The others must not suffer; these stay `sending` until the sweep.
-                    log.exception("outcomes were not kept", extra={"messages": len(results)})
-        finally:
-            for task in under_way:
-                task.cancel()
+        started = await self._start(ids)
+        await asyncio.gather(*(self._deliver(message) for message in started))
 
     async def _start(self, ids: Sequence[NotificationId]) -> Sequence[Notification]:
         """Judge the messages with what is known now; those that go out are marked `sending`."""
@@ -314,7 +315,33 @@ class Notifications:
                 log.exception("the gateway adapter failed", extra={"notification": message.id})
                 return UnknownOutcome(cause="adapter_error")
 
-    async def _keep(self, results: Sequence[tuple[Notification, Outcome]]) -> None:
+    async def _deliver(self, message: Notification) -> None:
+        self._under_way += 1
+        try:
+            outcome = await self._hand_over(message)
+        finally:
+            self._under_way -= 1
+        await self._keep(message, outcome)
+
+    async def _keep(self, message: Notification, outcome: Outcome) -> None:
+        """Keep an outcome, in one unit of work with those that come meanwhile."""
+        mine = self._results
+        mine.results.append((message, outcome))
+        async with self._keeping:
+            if mine.over:
+                return
+            if self._under_way and self._gather_s:
+                await asyncio.sleep(self._gather_s)
+            if self._results is mine:
+                self._results = _Results()
+            try:
+                await self._settle_in_time(mine.results)
+            except Exception:
+                # The others must not suffer; these stay `sending` until the sweep.
+                log.exception("outcomes were not kept", extra={"messages": len(mine.results)})
+            mine.over = True  # not when cancelled: then the next of them keeps all
+
+    async def _settle_in_time(self, results: Sequence[tuple[Notification, Outcome]]) -> None:
         for pause in self._keep_again_after:
             try:
                 return await self._settle(results)

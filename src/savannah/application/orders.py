@@ -248,16 +248,26 @@ class Orders:
             check_version(order.version, if_match)
             after, moved = order.move_to(target, by=by, at=now, reason=cause, note=remark)
             if moved is not None:
+                buyer, handled = None, False
+                if moved.sms_event is not None:  # asked first, so that all that is written waits
+                    buyer = await uow.customers.get(after.customer_id)
+                    key = dedupe_key(after.id, moved.sms_event, after.version)
+                    handled = await uow.notifications.handled(key)
                 await uow.orders.save(after)
                 data: dict[str, object] = {"from": moved.source, "to": moved.target}
                 if moved.reason is not None:
                     data["reason"] = moved.reason
                 if moved.note is not None:
                     data["note"] = moved.note
-                if moved.sms_event is not None:
-                    buyer = await uow.customers.get(after.customer_id)
+                if buyer is not None and moved.sms_event is not None:
                     after, message = await self._text(
-                        uow, after, buyer, moved.sms_event, notify=wants_text, by=by
+                        uow,
+                        after,
+                        buyer,
+                        moved.sms_event,
+                        notify=wants_text,
+                        by=by,
+                        handled=handled,
                     )
                     data["sms"] = message.status
                 await self._record(uow, "status_changed", after, by, data)
@@ -321,11 +331,9 @@ class Orders:
         *,
         notify: bool,
         by: Caller,
+        handled: bool = False,
     ) -> tuple[Order, Notification]:
         """Add the message about an event; the order as it looks with it."""
-        handled = event is not SmsEvent.ORDER_CREATED and await uow.notifications.handled(
-            dedupe_key(order.id, event, order.version)
-        )
         message = Notification.compose(
             id=NotificationId(self._randomness.uuid()),
             event=event,

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, TypeVar
 from uuid import UUID
 
 from savannah.domain.access import Role
@@ -47,8 +47,10 @@ from savannah.domain.order import NotificationId, Order, OrderId, Status
 from savannah.domain.paging import Page, PageRequest
 from savannah.domain.search import SearchQuery
 from savannah.domain.sms_text import Locale, SmsEvent
-from savannah.domain.statistics import AnalyticsSums, Period, SmsSum, StatusSum
+from savannah.domain.statistics import AnalyticsSums, CustomerSums, Period
 from savannah.domain.trusted_issuers import ExternalIdentity
+
+T = TypeVar("T")
 
 Lock = Literal["share", "update"]
 Reading = bool | Literal["each", "fresh"]
@@ -296,11 +298,16 @@ class Reports(Protocol):
     """Raw sums for statistics; the formulas are in `savannah.domain.statistics`."""
 
     @abstractmethod
-    async def customer_sums(self, customer_id: CustomerId) -> Sequence[StatusSum]:
-        """By currency and status, over the customer's non-deleted orders."""
+    async def stamp(self) -> str | None:
+        """What names the state of all that this unit of work sees; None if nothing does.
+
+        Whatever was read under an equal stamp, at any time and by any process, is what would be
+        read now.
+        """
 
     @abstractmethod
-    async def customer_sms(self, customer_id: CustomerId) -> Sequence[SmsSum]: ...
+    async def customer(self, customer_id: CustomerId) -> CustomerSums:
+        """By currency and status, over the customer's non-deleted orders, and their messages."""
 
     @abstractmethod
     async def analytics(
@@ -475,6 +482,10 @@ class Grants(Protocol):
         self, client_id: str, *, user_id: UserId | None = None, at: datetime
     ) -> None:
         """All grants of one client, or only those of one person."""
+
+    @abstractmethod
+    async def forget(self, *, before: datetime) -> None:
+        """Delete refresh tokens that expired, and grants made before then with nothing left."""
 
     @abstractmethod
     async def clients_of_session(self, session_id: UUID) -> Collection[str]:
@@ -872,6 +883,18 @@ class RateLimiter(Protocol):
 
 
 # --- the world -----------------------------------------------------------------------------------
+
+
+class Cache(Protocol):
+    """Keeps what was computed for a while; it may lose anything at any time, and never fails."""
+
+    @abstractmethod
+    async def get(self, key: str, kind: type[T]) -> T | None:
+        """What was put last under the key, if it is still there and of that kind."""
+
+    @abstractmethod
+    async def put(self, key: str, value: object, *, keep: timedelta) -> None:
+        """Keep it no longer than that."""
 
 
 class Clock(Protocol):

@@ -31,7 +31,6 @@ from savannah.domain.identity import (
     User,
     UserId,
     digest,
-    is_plain,
 )
 from savannah.domain.oauth import (
     BrowserSession,
@@ -194,8 +193,6 @@ class Sessions:
             raise UnsafeRequest("invalid_request", "The id_token_hint is not one of ours") from None
 
     async def _client(self, client_id: str) -> Client | None:
-        if not is_plain(client_id):
-            return None
         async with self._storage(reading="fresh") as uow:
             return await uow.clients.find(client_id)
 
@@ -269,10 +266,11 @@ class Sessions:
         return await self._sender.send(notice.uri, token)
 
     async def sweep(self) -> None:
-        """Delete what is over: pushed requests, used ids, old codes and sessions."""
+        """Delete what is over: pushed requests, used ids, old codes, sessions and grants."""
         now = self._clock.now()
         kept = self._settings.refresh_family_ttl + self._settings.access_token_ttl
         async with self._storage() as uow:
             await uow.handshakes.forget(now=now, codes_before=now - kept)
             await uow.sessions.forget(before=now - kept)
+            await uow.grants.forget(before=now - kept)
             await uow.commit()

@@ -58,8 +58,11 @@ SCOPE_ALIASES: Final[dict[str, frozenset[Scope]]] = {
 }
 
 IDENTITY_SCOPES: Final = ("openid", "profile", "email")
+# Asked for by name only: what is granted goes on while the person is away.
+OFFLINE: Final = "offline_access"
 _PRINT_ORDER: Final = (
     *IDENTITY_SCOPES,
+    OFFLINE,
     Scope.CUSTOMERS_READ,
     Scope.CUSTOMERS_WRITE,
     Scope.ORDERS_READ,

@@ -10,20 +10,30 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from functools import partial
+from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from savannah.domain.access import Role, expand, scopes_of
-from savannah.domain.identity import Client, ClientType, GrantId, GrantType, UserId
+from savannah.domain import text
+from savannah.domain.access import OFFLINE, Role, expand, scopes_of
+from savannah.domain.errors import Problems, Refused
+from savannah.domain.identity import (
+    AuthMethod,
+    Client,
+    ClientType,
+    GrantId,
+    GrantType,
+    UserId,
+    redirect_uri,
+)
 
 # The identifier of our API as a resource is this path under the issuer (RFC 8707).
 API_PATH: Final = "/api/"
-OFFLINE: Final = "offline_access"
 REQUEST_URI_PREFIX: Final = "urn:ietf:params:oauth:request_uri:"
 
 _CHALLENGE: Final = re.compile(r"[A-Za-z0-9._~-]{43,128}")
@@ -125,6 +135,81 @@ class LogoutNotice:
     created_at: datetime
     due_at: datetime
     attempts: int = 0
+
+
+# --- what clients register -----------------------------------------------------------------------
+
+_KEYS_MOST: Final = 10
+_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+
+
+def registered(client: Client, changes: Mapping[str, object]) -> Client:
+    """The client with other metadata; what is not named stays as it is.
+
+    Raises:
+        Invalid: with every broken or unknown field.
+    """
+    problems = Problems()
+    new: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name not in _METADATA_RULES:
+            problems.add(name, "unknown_field", "There is no such field")
+            continue
+        rule = partial(_METADATA_RULES[name], value)
+        new[name] = problems.check(name, rule, default=getattr(client.metadata, name))
+    after = replace(client.metadata, **new)
+    method, public = after.token_endpoint_auth_method, client.client_type is ClientType.PUBLIC
+    if method is not None and (method is AuthMethod.NONE) is not public:
+        problems.add(
+            "token_endpoint_auth_method", "invalid_choice", "This does not suit the client's type"
+        )
+    if method is AuthMethod.PRIVATE_KEY_JWT and after.jwks is None:
+        problems.add("jwks", "required", "The client's public keys are needed for that")
+    problems.raise_if_any()
+    return replace(client, metadata=after)
+
+
+def _auth_method(value: object) -> AuthMethod | None:
+    return None if value is None else text.choice(value, AuthMethod)
+
+
+def _public_keys(value: object) -> Mapping[str, Any] | None:
+    if value is None:
+        return None
+    keys = value.get("keys") if isinstance(value, dict) else None
+    if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
+        raise Refused("wrong_type", "This must be a JSON Web Key Set")
+    if len(keys) > _KEYS_MOST:
+        raise Refused("too_long", f"At most {_KEYS_MOST} keys are allowed")
+    if any(_PRIVATE_MEMBERS & set(key) for key in keys):
+        raise Refused("invalid_format", "Private and secret keys stay with the client")
+    return {"keys": keys}
+
+
+def _addresses(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise Refused("wrong_type", "This must be a list")
+    return tuple(redirect_uri(each) for each in value)
+
+
+def _web_address(value: object) -> str | None:
+    if value is None:
+        return None
+    address = redirect_uri(value)
+    if not address.startswith(("https://", "http://")):
+        raise Refused("invalid_redirect_uri", "Use https, or http to this machine")
+    return address
+
+
+_METADATA_RULES: Final[Mapping[str, Callable[[object], Any]]] = {
+    "token_endpoint_auth_method": _auth_method,
+    "jwks": _public_keys,
+    "post_logout_redirect_uris": _addresses,
+    "backchannel_logout_uri": _web_address,
+    "require_pkce": text.flag,
+    "skip_consent": text.flag,
+    "resource_server": text.flag,
+}
 
 
 # --- parameters ----------------------------------------------------------------------------------

@@ -170,11 +170,14 @@ _PLAIN: Final = str.maketrans(
 def _clean(value: str) -> str:
     """Put a name or an item on one line, in the cheapest characters that say the same."""
     plain = unicodedata.normalize("NFC", value).translate(_PLAIN)
-    # Other control characters and lone surrogates cannot be sent at all.
-    sendable = (
-        char for char in plain if char.isspace() or unicodedata.category(char) not in {"Cc", "Cs"}
-    )
-    return " ".join("".join(sendable).split())
+    if not plain.isprintable():
+        # Other control characters and lone surrogates cannot be sent at all.
+        plain = "".join(
+            char
+            for char in plain
+            if char.isspace() or unicodedata.category(char) not in {"Cc", "Cs"}
+        )
+    return " ".join(plain.split())
 
 
 def _shorten(value: str, fits: Callable[[str], bool]) -> str:

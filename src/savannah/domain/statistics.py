@@ -76,6 +76,14 @@ class SmsSum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerSums:
+    """What a storage finds of one customer's non-deleted orders, and of the messages on them."""
+
+    by_status: Sequence[StatusSum]
+    sms: Sequence[SmsSum]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SmsFigures:
     total: int
     delivered: int
@@ -285,12 +293,11 @@ def customer_stats(
     *,
     customer: CustomerId,
     currency: str,
-    sums: Sequence[StatusSum],
-    sms: Iterable[SmsSum],
+    sums: CustomerSums,
     as_of: datetime,
 ) -> CustomerStats:
     """One customer's numbers out of the sums of their orders in every currency."""
-    own = [row for row in sums if row.currency == currency and row.orders]
+    own = [row for row in sums.by_status if row.currency == currency and row.orders]
     firsts = [row.first_at for row in own if row.first_at is not None]
     lasts = [row.last_at for row in own if row.last_at is not None]
     gross, cancelled = _gross_and_cancelled(own)
@@ -309,8 +316,8 @@ def customer_stats(
         orders_by_status=by_status,
         first_order_at=min(firsts, default=None),
         last_order_at=max(lasts, default=None),
-        other_currencies=_other_currencies(sums, currency),
-        sms=sms_figures(sms),
+        other_currencies=_other_currencies(sums.by_status, currency),
+        sms=sms_figures(sums.sms),
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from savannah.adapters.sql import SqlStorage
     from savannah.domain.paging import Ordering, Page, PageRequest
     from savannah.entrypoints.container import Container
     from savannah.entrypoints.settings import Settings
@@ -122,7 +123,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_users(add("users", _no_command, "See who there is, and what they may do."))
     check = add("check", _check, "Validate settings; reach for the database and the gateway.")
     check.add_argument("--deploy", action="store_true", help="also refuse unsafe settings")
-    django = add("import-django", _import_django, "Copy the data of the Django service over.")
+    _add_django(add("import-django", _import_django, "Copy the data of the Django service over."))
+    _add_keys(add("keys", _no_command, "Manage the keys that sign tokens."))
+    _add_sms(add("sms", _no_command, "Look into the outbox; send dead letters again."))
+    openapi = add("openapi", _openapi, "Print the OpenAPI document.")
+    openapi.add_argument("--output", metavar="FILE", help="write it there instead")
+    permissions = add("permissions", _permissions, "Print who may do what, as a page.")
+    permissions.add_argument("--output", metavar="FILE", help="write it there instead")
+    normalize = add("normalize", _normalize, "Print phone numbers in international form.")
+    normalize.add_argument("numbers", nargs="+", metavar="NUMBER")
+    normalize.add_argument("--region", default="KE", help="whose national numbers (%(default)s)")
+    return parser
+
+
+def _add_django(django: argparse.ArgumentParser) -> None:
     django.add_argument(
         "--database-url",
         required=True,
@@ -137,24 +151,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     django.add_argument("--batch", type=_count, default=500, metavar="N", help="rows (500)")
     django.add_argument("--dry-run", action="store_true", help="check everything, store nothing")
-    keys = add("keys", _no_command, "Manage the keys that sign tokens.")
-    keys_of = keys.add_subparsers(metavar="ACTION", required=True)
-    rotate = keys_of.add_parser(
+
+
+def _add_keys(keys: argparse.ArgumentParser) -> None:
+    actions = keys.add_subparsers(metavar="ACTION", required=True)
+    rotate = actions.add_parser(
         "rotate", help="let the next key sign from now on; older tokens stay valid"
     )
     rotate.set_defaults(command=_keys_rotate)
-    revoked = keys_of.add_parser("revoke", help="drop a stolen key, and all tokens it has signed")
+    revoked = actions.add_parser("revoke", help="drop a stolen key, and all tokens it has signed")
     revoked.add_argument("kid", metavar="KID")
     revoked.set_defaults(command=_keys_revoke)
-    _add_sms(add("sms", _no_command, "Look into the outbox; send dead letters again."))
-    openapi = add("openapi", _openapi, "Print the OpenAPI document.")
-    openapi.add_argument("--output", metavar="FILE", help="write it there instead")
-    permissions = add("permissions", _permissions, "Print who may do what, as a page.")
-    permissions.add_argument("--output", metavar="FILE", help="write it there instead")
-    normalize = add("normalize", _normalize, "Print phone numbers in international form.")
-    normalize.add_argument("numbers", nargs="+", metavar="NUMBER")
-    normalize.add_argument("--region", default="KE", help="whose national numbers (%(default)s)")
-    return parser
 
 
 def _add_users(users: argparse.ArgumentParser) -> None:
@@ -200,6 +207,10 @@ def _add_apps(apps: argparse.ArgumentParser) -> None:
     remove.add_argument("client_id")
     remove.add_argument("secret", help="its name, as `savannah apps list` prints it")
     remove.set_defaults(command=_apps_remove_secret)
+    configure = actions.add_parser("configure", help="change logout addresses, keys, PKCE, consent")
+    configure.add_argument("client_id")
+    configure.add_argument("changes", metavar="JSON", help="the fields to change, as an object")
+    configure.set_defaults(command=_apps_configure)
     for name, active, about in (
         ("disable", False, "give an app no more tokens, and stop those it has"),
         ("enable", True, "let an app get tokens again"),
@@ -601,6 +612,26 @@ def _keys_revoke(options: argparse.Namespace) -> int:
     return _with_parts(work)
 
 
+def _apps_configure(options: argparse.Namespace) -> int:
+    import json
+
+    try:
+        changes = json.loads(options.changes)
+    except ValueError:
+        changes = None
+    if not isinstance(changes, dict):
+        _complain("the changes must be one JSON object")
+        return MISUSED
+
+    async def work(container: Container) -> int:
+        apps = container.identity().apps
+        client = await apps.configure_provider(options.client_id, changes, by=None)
+        print(f"{client.name} is changed.")
+        return DONE
+
+    return _with_parts(work)
+
+
 def _sms_list(options: argparse.Namespace) -> int:
     from savannah.application.ports import NotificationFilter
     from savannah.domain.access import Caller
@@ -685,6 +716,20 @@ def _check(options: argparse.Namespace) -> int:
     return FAILED if any(state == "FAILED" for _, state, _ in rows) else DONE
 
 
+_NO_TRIGRAMS = (
+    "search",
+    "note",
+    "reads whole tables: let the role install pg_trgm, and run `savannah migrate` again",
+)
+
+
+async def _searches(storage: SqlStorage, settings: Settings) -> list[tuple[str, str, str]]:
+    from savannah.adapters.sql import searches_are_indexed
+
+    indexed = settings.embedded or await searches_are_indexed(storage)
+    return [] if indexed else [_NO_TRIGRAMS]
+
+
 async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
     """What answers of the things this installation depends on."""
     import asyncio
@@ -699,7 +744,7 @@ async def _reached(settings: Settings) -> list[tuple[str, str, str]]:
         await storage.ping()
         rows.append(("database", "ok", "SQLite" if settings.embedded else "Postgres"))
         if await schema_is_current(storage):
-            rows.append(("schema", "ok", "up to date"))
+            rows += [("schema", "ok", "up to date"), *await _searches(storage, settings)]
         elif settings.embedded:
             rows.append(("schema", "note", "`savannah serve` brings it up to date"))
         else:

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from savannah.adapters.africastalking import AfricasTalking
 from savannah.adapters.in_process import InProcessQueue
 from savannah.adapters.logout_sender import HttpLogoutSender
-from savannah.adapters.memory import MemoryRateLimiter
+from savannah.adapters.memory import MemoryCache, MemoryRateLimiter
 from savannah.adapters.passwords import Argon2Hasher
 from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.adapters.proofs import JoseProofs
@@ -44,6 +44,7 @@ from savannah.entrypoints.settings import GatewaySettings, Settings, shared_metr
 from savannah.entrypoints.watch import TimedGateway, Watch
 
 if TYPE_CHECKING:
+    from savannah.adapters.redis_cache import RedisCache
     from savannah.adapters.redis_limiter import RedisRateLimiter
     from savannah.adapters.saq_queue import SaqQueue
     from savannah.adapters.trusted_issuers import JwksIssuers
@@ -54,6 +55,9 @@ AUDIENCE: Final = "savannah"
 _SIMULATED_KEY: Final = "simulated"
 # A database that restarts is back before a worker that stops has to be gone.
 _KEEP_AGAIN_AFTER: Final = tuple(timedelta(seconds=pause) for pause in (0.25, 0.5, 1, 2, 4))
+
+# Outcomes that come within it are kept together: a transaction costs as much as ten messages.
+_GATHER: Final = timedelta(milliseconds=10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +170,13 @@ def redis_limiter(url: str, fallback: RateLimiter) -> RedisRateLimiter:
     return RedisRateLimiter(url, fallback=fallback)
 
 
+def redis_cache(url: str) -> RedisCache:
+    """The cache on that Redis."""
+    from savannah.adapters.redis_cache import RedisCache
+
+    return RedisCache(url)
+
+
 def trusted_issuers(settings: Settings, clock: Clock) -> JwksIssuers | None:
     """The other issuers whose tokens are taken; None where there are none."""
     if not settings.trusted_issuers:
@@ -238,6 +249,11 @@ class Container(containers.DeclarativeContainer):
         own=own_limiter,
         shared=providers.Singleton(redis_limiter, settings.provided.redis_url, own_limiter),
     )
+    cache = providers.Selector(
+        providers.Callable(lambda settings: "shared" if settings.redis_url else "own", settings),
+        own=providers.Singleton(MemoryCache, clock),
+        shared=providers.Singleton(redis_cache, settings.provided.redis_url),
+    )
     queue = providers.Selector(
         providers.Callable(lambda settings: "redis" if settings.has_workers else "own", settings),
         own=providers.Singleton(InProcessQueue),
@@ -308,10 +324,15 @@ class Container(containers.DeclarativeContainer):
         business=settings.provided.business,
         stuck_after=providers.Callable(stuck_after, settings.provided.gateway),
         keep_again_after=_KEEP_AGAIN_AFTER,
+        gather=_GATHER,
     )
     watch = providers.Singleton(_watch, settings, metrics, notifications, storage, queue)
     reports = providers.Singleton(
-        Reports, storage=storage, clock=clock, business=settings.provided.business
+        Reports,
+        storage=storage,
+        clock=clock,
+        business=settings.provided.business,
+        cache=cache,
     )
     savannah = providers.Singleton(
         Savannah,
@@ -322,6 +343,18 @@ class Container(containers.DeclarativeContainer):
         identity=identity,
         business=settings.provided.business,
         storage=storage,
+    )
+
+
+def assembled(
+    settings: Settings, place: Place, storage: SqlStorage, tracing: Tracing | None = None
+) -> Container:
+    """The parts of one process, none of them opened."""
+    return Container(
+        settings=providers.Object(settings),
+        place=providers.Object(place),
+        storage=providers.Object(storage),
+        tracing=providers.Object(tracing),
     )
 
 
@@ -344,12 +377,7 @@ async def opened(
         replicas=settings.database_replica_urls,
     )
     tracing = _started(settings) if observed else None
-    container = Container(
-        settings=providers.Object(settings),
-        place=providers.Object(place),
-        storage=providers.Object(storage),
-        tracing=providers.Object(tracing),
-    )
+    container = assembled(settings, place, storage, tracing)
     closing = AsyncExitStack()
     try:
         if not await schema_is_current(storage):
@@ -375,6 +403,7 @@ async def opened(
         await container.logout_sender().aclose()
         if settings.redis_url is not None:
             await container.limiter().close()
+            await container.cache().close()
         if settings.has_workers:
             await container.queue().close()
         await storage.close()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import logging
 import multiprocessing
+import os
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -18,23 +20,36 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import uvicorn
 from litestar import Litestar
 from litestar.types import ASGIApp
 
+from savannah.adapters.prometheus import count_together
+from savannah.adapters.sql import SqlStorage
 from savannah.entrypoints import logs
-from savannah.entrypoints.container import Container, Place, opened
+from savannah.entrypoints.container import Container, Place, assembled, opened
 from savannah.entrypoints.http.app import create_app
 from savannah.entrypoints.http.door import HealthCheck, HttpOptions
 from savannah.entrypoints.settings import Settings, SettingsError, share_metrics_in
 from savannah.entrypoints.simulator import Simulator, SimulatorSettings
 from savannah.entrypoints.slow_clients import ClientLimits, patient, sweep
-from savannah.entrypoints.supervisor import CannotStart, Child, ended_by_signals, supervise
+from savannah.entrypoints.supervisor import (
+    CannotStart,
+    Child,
+    ended_by_signals,
+    in_a_process,
+    share_what_is_loaded,
+    supervise,
+)
 from savannah.entrypoints.worker import Carrier, LogoutRelay, Outbox
 from savannah.entrypoints.worker_page import worker_page
+
+if TYPE_CHECKING:
+    from savannah.adapters.saq_queue import SaqQueue
+    from savannah.adapters.saq_queue.board import QueueBoard
 
 log = logging.getLogger("savannah.serve")
 
@@ -43,6 +58,15 @@ GRACE: Final = timedelta(seconds=10)
 # Longer than clients and proxies keep an idle connection, so that it is they who close it: a
 # request on a connection that we close at that moment is lost, and a text then unknown.
 _KEEP_ALIVE_S: Final = 75
+_OTHER_FILES: Final = 256  # besides connections of clients
+_PARENT_EVERY_S: Final = 0.5
+# What a server imports only when it runs.
+_LOADED_LATER: Final = (
+    "anyio._backends._asyncio",
+    "uvicorn.lifespan.on",
+    "uvicorn.protocols.http.httptools_impl",
+    "uvloop",
+)
 # Of new objects, and of collections of each younger generation.
 _COLLECT_AFTER: Final = (20_000, 20, 20)
 
@@ -198,9 +222,16 @@ def http_app(container: Container, *, simulator: ASGIApp | None = None) -> Lites
         # Database and outbox are looked at anyway.
         checks={"redis": _asked(container.queue().ping)} if settings.has_workers else {},
         simulator=simulator,
+        queues=_board_of(container.queue()) if settings.has_workers else None,
         watch=container.watch(),
         tracing=container.tracing(),
     )
+
+
+def _board_of(queue: SaqQueue) -> QueueBoard:
+    from savannah.adapters.saq_queue.board import QueueBoard
+
+    return QueueBoard(queue)
 
 
 def _asked(ping: Callable[[], Awaitable[None]]) -> HealthCheck:
@@ -218,6 +249,7 @@ def _traced(container: Container, carrier: Carrier) -> Carrier:
 
 async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:
     settings = job.settings
+    _allow_files(settings.max_connections)
     async with contextlib.AsyncExitStack() as stack:
         container = await stack.enter_async_context(opened(settings, job.place, observed=True))
         mounted: ASGIApp | None = None
@@ -266,36 +298,38 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
             cut=container.metrics().client_cut,
         )
         server = _Server(app, ready=ready, before_closing=quiet, limits=limits)
-        with ended_by_signals(server.handle_exit), _ended_with_parent(server):
-            watch = container.watch()
-            await watch.start()
-            stack.push_async_callback(watch.stop)
-            if outbox is not None:
-                await outbox.start()
-            if logouts is not None:
-                await logouts.start()
-            await server.serve([listener])
-            await stack.aclose()
+        with ended_by_signals(server.handle_exit):
+            async with _ended_with_parent(server):
+                watch = container.watch()
+                await watch.start()
+                stack.push_async_callback(watch.stop)
+                if outbox is not None:
+                    await outbox.start()
+                if logouts is not None:
+                    await logouts.start()
+                await server.serve([listener])
+                await stack.aclose()
 
 
-@contextlib.contextmanager
-def _ended_with_parent(server: uvicorn.Server) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def _ended_with_parent(server: uvicorn.Server) -> AsyncIterator[None]:
     """Stop also when the supervisor is gone, however it went."""
     parent = multiprocessing.parent_process()
     if parent is None:
         yield
         return
 
-    def stop() -> None:
-        loop.remove_reader(parent.sentinel)
+    async def watch() -> None:
+        # The pipe that would tell is also open in brothers, who were forked later.
+        while os.getppid() == parent.pid:  # noqa: ASYNC110  there is nothing to wait for
+            await asyncio.sleep(_PARENT_EVERY_S)
         server.should_exit = True
 
-    loop = asyncio.get_running_loop()
-    loop.add_reader(parent.sentinel, stop)
+    watching = asyncio.create_task(watch(), name="savannah-parent")
     try:
         yield
     finally:
-        loop.remove_reader(parent.sentinel)
+        watching.cancel()
 
 
 def serve(
@@ -337,6 +371,20 @@ def serve(
             _serve_in_many(job, listener, workers, ready)
         else:
             _run(_serve_here(job, listener, ready))
+
+
+def _allow_files(connections: int) -> None:
+    """Raise the limit on open files to what that many connections need, as far as one may."""
+    try:
+        import resource
+    except ImportError:  # there is none on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _ready_to(settings: Settings, *, sends: bool) -> Settings:
@@ -454,8 +502,9 @@ def simulate(
 
 async def _simulate_here(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
     server = _Server(app, ready=ready)
-    with ended_by_signals(server.handle_exit), _ended_with_parent(server):
-        await server.serve([listener])
+    with ended_by_signals(server.handle_exit):
+        async with _ended_with_parent(server):
+            await server.serve([listener])
 
 
 def _under_mount(app: ASGIApp) -> ASGIApp:
@@ -509,14 +558,16 @@ def _serve_in_many(
 ) -> None:
     """Several processes over one socket; the simulated gateway lives in one of its own."""
     settings = job.settings
-    _run(_prepare_storage(job))
+    in_a_process(_prepare_storage, job)
     if settings.redis_url is None:
         log.warning("Several processes: each one counts rate limits and failed logins for itself")
     with (
         contextlib.ExitStack() as stack,
         tempfile.TemporaryDirectory(prefix="savannah-metrics-") as metrics,
     ):
+        _load(job)
         share_metrics_in(metrics)
+        count_together()
         job = replace(job, place=replace(job.place, in_company=True))
         groups: list[list[Child]] = []
         if job.mounts_simulator:
@@ -528,13 +579,31 @@ def _serve_in_many(
             groups.append([Child("simulator", _simulator_process, settings, root, gateway)])
         names = (f"worker-{number}" for number in range(1, workers + 1))
         groups.append([Child(name, _worker_process, job, listener) for name in names])
+        share_what_is_loaded()
         supervise(groups, ready)
 
 
-async def _prepare_storage(job: _Job) -> None:
+def _prepare_storage(job: _Job) -> None:
     """Before there are several, so that one migrates and all fail in the same way."""
-    async with opened(job.settings, Place(public_url=job.place.public_url)) as container:
-        await container.tokens().prepare()  # once, and not in each of them
+
+    async def prepare() -> None:
+        place = Place(public_url=job.place.public_url)
+        async with opened(job.settings, place) as container:
+            await container.tokens().prepare()  # once, and not in each of them
+
+    _run(prepare())
+
+
+def _load(job: _Job) -> None:
+    """Load what the children will, so that it is in memory once: an application that serves nobody.
+
+    It connects to nothing, and begins no thread.
+    """
+    for name in _LOADED_LATER:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
+    storage = SqlStorage.open(job.settings.database_url)
+    http_app(assembled(job.settings, job.place, storage))
 
 
 def _worker_process(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:

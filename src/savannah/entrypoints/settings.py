@@ -339,7 +339,7 @@ def environment_for_child(**settings: str) -> dict[str, str]:
 
 
 def share_metrics_in(folder: str) -> None:
-    """Let the processes of one server count together; before the metrics library is imported."""
+    """Let the processes of one server count together, see `prometheus.count_together`."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # noqa: TID251  it knows no other way
 
 

@@ -1,14 +1,18 @@
 """Several processes under one: they are started, watched, started again, and ended in order.
 
-Knows nothing of what they do.
+Knows nothing of what they do. On Linux they are forked, so that what this one has loaded is in
+memory once. That is safe as long as it has had no thread, event loop or connection; whatever needs
+one before is done in a process of its own, `in_a_process`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -17,8 +21,11 @@ from typing import Any, Final
 
 log = logging.getLogger("savannah.supervisor")
 
-# Forking would copy whatever threads and loops the parent has; a spawned child begins afresh.
-_SPAWN: Final = multiprocessing.get_context("spawn")
+# Elsewhere the system's own libraries do not bear it, or there is no fork.
+_FORKS: Final = sys.platform == "linux"
+_PROCESSES: Final = (
+    multiprocessing.get_context("fork") if _FORKS else multiprocessing.get_context("spawn")
+)
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _START_LIMIT_S: Final = 60.0
 _STOP_LIMIT_S: Final = 30.0
@@ -50,12 +57,13 @@ class Child:
         self._arguments = arguments
 
     def start(self) -> None:
-        self._hears, says = _SPAWN.Pipe(duplex=False)
+        self._hears, says = _PROCESSES.Pipe(duplex=False)
         self._is_ready = False
-        self._process = _SPAWN.Process(
+        self._process = _PROCESSES.Process(
             target=_begin, args=(self._target, self._arguments, says), name=self.name
         )
-        self._process.start()
+        with _no_signals():  # a child has the parent's handlers until it has begun
+            self._process.start()
         says.close()
 
     @property
@@ -86,7 +94,68 @@ class Child:
 
 
 def _begin(target: Callable[..., None], arguments: tuple[Any, ...], says: Connection) -> None:
+    _begin_afresh()
     target(*arguments, lambda: says.send(True))
+
+
+def _begin_afresh() -> None:
+    gc.enable()
+    if _FORKS:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+
+@contextlib.contextmanager
+def _no_signals() -> Iterator[None]:
+    """Signals that come meanwhile are heard afterwards."""
+    if not _FORKS:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def in_a_process(work: Callable[..., None], *arguments: Any) -> None:
+    """Do something in a process that ends with it.
+
+    Raises:
+        CannotStart: that process ended without a word; otherwise what the work raised.
+    """
+    hears, says = _PROCESSES.Pipe(duplex=False)
+    process = _PROCESSES.Process(target=_told, args=(work, arguments, says), name="before")
+    with _no_signals():
+        process.start()
+    says.close()
+    try:
+        error: Exception | None = hears.recv()
+    except EOFError:
+        raise CannotStart("a process ended while it prepared the start") from None
+    finally:
+        process.join()
+        hears.close()
+    if error is not None:
+        raise error
+
+
+def _told(work: Callable[..., None], arguments: tuple[Any, ...], says: Connection) -> None:
+    _begin_afresh()
+    try:
+        work(*arguments)
+    except Exception as error:  # noqa: BLE001  it is raised where it is known what it means
+        says.send(error)
+    else:
+        says.send(None)
+
+
+def share_what_is_loaded() -> None:
+    """Before the first child: what is in memory now stays, and no collection writes to it."""
+    gc.collect()
+    gc.disable()  # it would leave holes, which the next objects fill, and so copy their pages
+    gc.freeze()
 
 
 def supervise(groups: Sequence[Sequence[Child]], ready: Ready) -> None:

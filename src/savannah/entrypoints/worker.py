@@ -27,8 +27,11 @@ SWEEP_EVERY_S: Final = 10.0
 WATCH_EVERY_S: Final = 2.0
 LOGOUTS_EVERY_S: Final = 2.0
 FORGET_EVERY_S: Final = 600.0
-# Orders that come in one burst are dispatched together, since storage has one writer at a time.
-GATHER_S: Final = 0.01
+# One order is dispatched at once; those that come in a burst are dispatched together, since a round
+# costs as much as several orders.
+ROUND_EVERY_S: Final = 0.01
+LOOK_EVERY_S: Final = 0.2
+MOST: Final = 256
 _FIRST_BACKOFF_S: Final = 0.25
 _LONGEST_BACKOFF_S: Final = 10.0
 
@@ -125,6 +128,7 @@ class Outbox:
         self._stopped = asyncio.Event()
         self._next_sweep = 0.0
         self._next_watch = 0.0
+        self._next_look = 0.0
 
     async def start(self) -> None:
         """Begin to relay and to carry."""
@@ -160,6 +164,7 @@ class Outbox:
     async def _run(self) -> None:
         failures = 0
         while not self._stopped.is_set():
+            began_at = time.monotonic()
             try:
                 idle = await self._round()
                 failures = 0
@@ -175,7 +180,9 @@ class Outbox:
                 await self._nap(backoff_s)
             else:
                 await self._queue.wait_for_work(idle)
-                await self._nap(GATHER_S)
+                early_s = began_at + ROUND_EVERY_S - time.monotonic()
+                if early_s > 0:
+                    await self._nap(early_s)
 
     async def _nap(self, seconds: float) -> None:
         """Sleep through wake-ups, but not through the end."""
@@ -189,12 +196,16 @@ class Outbox:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_S
             await self._notifications.sweep()
-        while await self._notifications.dispatch_due() and not self._stopped.is_set():
-            pass
+        while await self._notifications.dispatch_due(most=MOST) == MOST:
+            if self._stopped.is_set():
+                break
         if now >= self._next_watch:
             self._next_watch = now + WATCH_EVERY_S
             depth, age = await self._notifications.backlog()
             self._watch(depth, age.total_seconds() if age else None)
+        if now < self._next_look:  # while orders come in, not after each of them
+            return timedelta(seconds=self._next_look - now)
+        self._next_look = now + LOOK_EVERY_S
         due = await self._notifications.next_due_at()
         if due is None:
             return IDLE

@@ -8,6 +8,7 @@ from savannah.adapters.memory.carriers import InlineQueue, MemoryGateway
 from savannah.adapters.memory.storage import MemoryStorage, MemoryUnitOfWork
 from savannah.adapters.memory.world import (
     ManualClock,
+    MemoryCache,
     MemoryRateLimiter,
     NullMetrics,
     SeededRandomness,
@@ -16,6 +17,7 @@ from savannah.adapters.memory.world import (
 __all__ = [
     "InlineQueue",
     "ManualClock",
+    "MemoryCache",
     "MemoryGateway",
     "MemoryRateLimiter",
     "MemoryStorage",

@@ -19,6 +19,7 @@ from savannah.application.ports import (
     UserFilter,
     Users,
 )
+from savannah.domain.access import OFFLINE
 from savannah.domain.errors import NotFound, Problems
 from savannah.domain.identity import (
     Client,
@@ -30,7 +31,6 @@ from savannah.domain.identity import (
     UserId,
     login_key,
 )
-from savannah.domain.oauth import OFFLINE
 from savannah.domain.paging import Page, PageRequest, Position
 from savannah.domain.text import email_key
 
@@ -193,6 +193,16 @@ class MemoryGrants(Grants):
     async def _revoke(self, which: Callable[[Grant], bool], at: datetime) -> None:
         for grant in [grant for grant in self._tables.grants.values() if which(grant)]:
             await self.revoke(grant.id, at=at)
+
+    async def forget(self, *, before: datetime) -> None:
+        tables = self._tables
+        for token in [t for t in tables.refresh_tokens.values() if t.expires_at <= before]:
+            tables.refresh_tokens.drop(token.digest)
+        kept = {token.grant_id for token in tables.refresh_tokens.values()}
+        kept |= {code.grant_id for code in tables.codes.values()}
+        for grant in [g for g in tables.grants.values() if g.created_at <= before]:
+            if grant.id not in kept:
+                tables.grants.drop(grant.id)
 
     async def clients_of_session(self, session_id: UUID) -> Collection[str]:
         grants = self._tables.grants.values()

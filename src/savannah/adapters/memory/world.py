@@ -1,15 +1,18 @@
-"""Time, chance, limits and counters in memory: settable and repeatable."""
+"""Time, chance, limits, a cache and counters in memory: settable and repeatable."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
-from savannah.application.ports import Clock, LimitState, Metrics, Randomness, RateLimiter
+from savannah.application.ports import Cache, Clock, LimitState, Metrics, Randomness, RateLimiter
 from savannah.domain.notification import Rate, SmsStatus
 from savannah.domain.sms_text import SmsEvent
+
+T = TypeVar("T")
 
 _START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -31,6 +34,32 @@ class ManualClock(Clock):
 
     def set(self, moment: datetime) -> None:
         self._now = moment.astimezone(UTC)
+
+
+class MemoryCache(Cache):
+    """Keeps what was used last, in this process.
+
+    Args:
+        most: so many values, and no more.
+    """
+
+    def __init__(self, clock: Clock, *, most: int = 256) -> None:
+        self._clock = clock
+        self._most = most
+        self._kept: OrderedDict[str, tuple[datetime, object]] = OrderedDict()
+
+    async def get(self, key: str, kind: type[T]) -> T | None:
+        ends_at, value = self._kept.get(key, (_START, None))
+        if not isinstance(value, kind) or self._clock.now() >= ends_at:
+            return None
+        self._kept.move_to_end(key)
+        return value
+
+    async def put(self, key: str, value: object, *, keep: timedelta) -> None:
+        self._kept[key] = self._clock.now() + keep, value
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
 
 
 class SeededRandomness(Randomness):

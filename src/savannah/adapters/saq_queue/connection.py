@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import ssl
 import time
 from typing import Any, Final, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -33,7 +34,17 @@ class Trouble:
         now = time.monotonic()
         if now >= self._quiet_until:
             self._quiet_until = now + 60
-            logger.warning("Redis does not answer; jobs wait: %s", type(error).__name__)
+            logger.warning("Redis does not answer; jobs wait: %s", reason_of(error))
+
+
+def reason_of(error: BaseException) -> str:
+    """Why, in words without an address: for certificates what is wrong with them."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({cause.verify_message})"
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 class _Cluster(RedisCluster):

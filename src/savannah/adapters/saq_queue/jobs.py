@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
-from collections import deque
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from redis.asyncio import Redis
 from saq.job import Job, Status
@@ -20,6 +19,7 @@ from saq.types import WorkerInfo
 from saq.utils import now as now_ms
 
 from savannah.adapters.saq_queue.connection import AGAIN_AFTER_S, AWAY, Trouble
+from savannah.domain.order import NotificationId
 
 logger = logging.getLogger("savannah.queue")
 
@@ -34,6 +34,8 @@ _JOB: Final[Mapping[str, Any]] = {
     "retry_backoff": 10.0,
     "ttl": -1,
 }
+_KEY: Final = "the key of this job"
+_CUT_OFF: Final = "cancelled"  # as SAQ calls it
 _DEAD_AFTER_S: Final = 3.0
 _CHUNK: Final = 500
 
@@ -50,7 +52,8 @@ end
 """
 _TAKE: Final = """
 local taken = {}
-for i = 1, tonumber(ARGV[1]) do
+if ARGV[2] then taken[1] = redis.call('GET', ARGV[2]) end
+for i = #taken + 1, tonumber(ARGV[1]) do
     local id = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
     if not id then break end
     taken[i] = redis.call('GET', id)
@@ -58,7 +61,8 @@ end
 return taken
 """
 # Each command comes with its length before it. A job that Redis forgot while it ran, and that was
-# queued anew meanwhile, is left alone by the end of its first run.
+# queued anew meanwhile, is left alone by the end of its first run. Redis says when a job is due, as
+# in _SCHEDULE: by the clock of one worker it might wait for an hour at another.
 _WRITE: Final = """
 local active, incomplete = KEYS[1], KEYS[2]
 local function finish(id, worker, started)
@@ -76,11 +80,24 @@ while at <= #ARGV do
     local length = tonumber(ARGV[at])
     if ARGV[at + 1] == 'FINISH' then
         finish(ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+    elseif ARGV[at + 1] == 'LATER' then
+        local due_at = redis.call('TIME')[1] + ARGV[at + 3]
+        redis.call('ZADD', incomplete, due_at, ARGV[at + 2])
     else
         redis.call(unpack(ARGV, at + 1, at + length))
     end
     at = at + length + 1
 end
+"""
+_SCHEDULE: Final = """
+local schedule, incomplete, queued = KEYS[1], KEYS[2], KEYS[3]
+if not redis.call('SET', schedule, 1, 'NX', 'EX', ARGV[1]) then return {} end
+local due = redis.call('ZRANGEBYSCORE', incomplete, 1, redis.call('TIME')[1])
+for _, id in ipairs(due) do
+    redis.call('ZADD', incomplete, 0, id)
+    redis.call('RPUSH', queued, id)
+end
+return due
 """
 _LIST: Final = """
 local jobs = {}
@@ -93,6 +110,15 @@ return jobs
 """
 
 
+def message_of(job: Job) -> NotificationId:
+    """Raises: ValueError, TypeError, LookupError, when it is no job of ours."""
+    return NotificationId(UUID((job.kwargs or {})["notification_id"]))
+
+
+def _finishing(job: Job) -> Sequence[Any]:
+    return "FINISH", job.id, job.worker_id or "", job.started
+
+
 @dataclass(slots=True, eq=False)
 class _Writes:
     arguments: list[Any] = field(default_factory=list)
@@ -102,9 +128,10 @@ class _Writes:
 class Jobs(RedisQueue):
     """SAQ's queue and its keys, with what hundreds of jobs do at once done in few round trips.
 
-    SAQ takes, marks and finishes each job by itself, six round trips a job. Here whoever comes
-    while Redis is busy shares the next round trip. A Redis that is away makes it wait and say so
-    now and then; a job whose end could not be written is swept, and found done, later.
+    SAQ takes, marks and finishes each job by itself, six round trips a job. Here jobs are taken,
+    marked and finished by the batch, and whoever writes while Redis is busy shares the next round
+    trip. A Redis that is away makes it wait and say so now and then; a job whose end could not be
+    written is swept, and found done, later.
 
     Attributes:
         open: whether jobs may be taken.
@@ -118,12 +145,11 @@ class Jobs(RedisQueue):
         self._take = client.register_script(_TAKE)
         self._apply = client.register_script(_WRITE)
         self._list = client.register_script(_LIST)
+        self._move_due = client.register_script(_SCHEDULE)
         self._taking = asyncio.Lock()
-        self._takers = 0
-        self._taken: deque[Job] = deque()
         self._writing = asyncio.Lock()
         self._writes = _Writes()
-        self._suspects: set[bytes] = set()
+        self._suspects: dict[bytes, bytes] = {}
         self._trouble = Trouble()
 
     def __repr__(self) -> str:
@@ -132,57 +158,93 @@ class Jobs(RedisQueue):
     # --- putting in
 
     async def add(self, keys: Sequence[str]) -> None:
-        same = Job(
-            **_JOB, queue=self, timeout=self._timeout_s, queued=now_ms(), status=Status.QUEUED
-        ).to_dict()
+        # They differ in their keys only.
+        job = Job(
+            **_JOB,
+            key=_KEY,
+            kwargs={"notification_id": _KEY},
+            queue=self,
+            timeout=self._timeout_s,
+            queued=now_ms(),
+            status=Status.QUEUED,
+        )
+        body = str(self.serialize(job))
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
-            bodies = [same | {"key": key, "kwargs": {"notification_id": key}} for key in chunk]
             await self._add(
                 keys=[self._incomplete, self._queued, *map(self.job_id, chunk)],
-                args=[self._dump(body) for body in bodies],
+                args=[body.replace(_KEY, key) for key in chunk],
             )
 
     # --- taking out
 
-    async def dequeue(self, timeout: float = 0.0, poll_interval: float = 0.0) -> Job | None:  # noqa: ASYNC109  SAQ's name for it
-        """One of those who wait here asks Redis, for all of them."""
-        del poll_interval
-        self._takers += 1
-        try:
-            async with self._taking:
-                if not self._taken and self.open:
-                    try:
-                        await self._ask(timeout)
-                    except AWAY as error:
-                        self._trouble.say(error)
-                        await asyncio.sleep(AGAIN_AFTER_S)
-                return self._taken.popleft() if self._taken else None
-        finally:
-            self._takers -= 1
+    async def take(self, most: int, *, wait_s: float) -> list[Job]:
+        """Up to that many of the jobs that wait; none, when there is none in that time.
 
-    async def _ask(self, timeout_s: float) -> None:
-        bodies = await self._take(keys=[self._queued, self._active], args=[self._takers])
-        if not bodies:
-            id_ = await self.redis.blmove(
-                self._queued,
-                self._active,
-                timeout_s,  # type: ignore[arg-type]  # Redis takes fractions of a second
-                "LEFT",
-                "RIGHT",
-            )
-            bodies = [] if id_ is None else [await self.redis.get(id_)]
+        One of those who ask waits at Redis, the others for their turn.
+        """
+        async with self._taking:
+            if not self.open:
+                return []
+            try:
+                bodies = await self._take(keys=[self._queued, self._active], args=[most])
+                if not bodies:
+                    id_ = await self.redis.blmove(
+                        self._queued,
+                        self._active,
+                        wait_s,  # type: ignore[arg-type]  # Redis takes fractions of a second
+                        "LEFT",
+                        "RIGHT",
+                    )
+                    if id_ is not None:  # perhaps with others behind it
+                        keys = [self._queued, self._active]
+                        bodies = await self._take(keys=keys, args=[most, id_])
+            except AWAY as error:
+                self._trouble.say(error)
+                await asyncio.sleep(AGAIN_AFTER_S)
+                return []
         # One without a body, or with one of somebody else, stays behind for the sweep.
-        self._taken.extend(job for body in bodies if (job := self._read(body)) is not None)
+        return [job for body in bodies if (job := self._read(body)) is not None]
 
     def _read(self, body: bytes | None) -> Job | None:
         try:
-            return self.deserialize(body)
+            job = self.deserialize(body)
+            if job is not None:
+                message_of(job)
         except (ValueError, TypeError, LookupError, AttributeError):
             logger.exception("a job on the queue cannot be read")
             return None
+        return job
 
     # --- keeping the books
+
+    async def begin(self, jobs: Sequence[Job], worker_id: str) -> None:
+        """Mark that a worker has taken them."""
+        for job in jobs:
+            job.started = job.touched = now_ms()
+            job.attempts += 1
+            job.worker_id = worker_id
+            job.status = Status.ACTIVE
+        await self._write(*(("SET", job.id, self.serialize(job)) for job in jobs))
+
+    async def done(self, jobs: Sequence[Job]) -> None:
+        self.complete += len(jobs)
+        await self._write(*(_finishing(job) for job in jobs))
+
+    async def failed_by(self, jobs: Sequence[Job], reason: str) -> None:
+        """Try them again later, except those that were tried often enough."""
+        await asyncio.gather(
+            *(
+                self.retry(job, reason)
+                if job.retryable
+                else self.finish(job, Status.FAILED, error=reason)
+                for job in jobs
+            )
+        )
+
+    async def give_back(self, jobs: Sequence[Job]) -> None:
+        """Put them into the queue again, for somebody else."""
+        await asyncio.gather(*(self.retry(job, _CUT_OFF) for job in jobs))
 
     async def update(self, job: Job, **kwargs: Any) -> None:
         job.touched = now_ms()
@@ -194,18 +256,20 @@ class Jobs(RedisQueue):
         self, job: Job, status: Status, *, result: Any = None, error: str | None = None
     ) -> None:
         del status, result, error  # they would be kept in the body, and none is kept
-        await self._write(("FINISH", job.id, job.worker_id or "", job.started))
+        await self._write(_finishing(job))
 
     async def _retry(self, job: Job, error: str | None) -> None:
-        # SAQ's word for a worker that stops: the job itself is fine.
-        delay_s = 0.0 if error == "cancelled" else job.next_retry_delay()
-        due_at = time.time() + delay_s if delay_s else 0
+        # Where only its worker stops, the job itself is fine.
+        delay_s = 0.0 if error == _CUT_OFF else job.next_retry_delay()
         await self._write(
             ("LREM", self._active, 1, job.id),
             ("LREM", self._queued, 1, job.id),
-            ("ZADD", self._incomplete, due_at, job.id),
             ("SET", job.id, self.serialize(job)),
-            *([] if due_at else [("RPUSH", self._queued, job.id)]),
+            *(
+                [("LATER", job.id, delay_s)]
+                if delay_s
+                else [("ZADD", self._incomplete, 0, job.id), ("RPUSH", self._queued, job.id)]
+            ),
         )
 
     async def notify(self, job: Job) -> None:
@@ -260,7 +324,8 @@ class Jobs(RedisQueue):
         jobs = {id_: self._read(body) for id_, body in listed}
         alive = await self._who_lives({job.worker_id for job in jobs.values() if job is not None})
         lost: list[bytes] = []
-        unmarked: set[bytes] = set()
+        bodies: dict[bytes, bytes] = dict(listed)
+        unmarked: dict[bytes, bytes] = {}
         swept: list[Awaitable[None]] = []
         for id_, job in jobs.items():
             if job is None:
@@ -273,8 +338,8 @@ class Jobs(RedisQueue):
                 )
             elif job.status is not Status.ACTIVE:
                 # Just taken and about to be marked, or taken by a worker that died before that.
-                unmarked.add(id_)
-                if id_ not in self._suspects:
+                unmarked[id_] = bodies[id_]
+                if self._suspects.get(id_) != bodies[id_]:
                     continue
                 swept.append(self.retry(job, self.swept_error_message))
             elif not job.stuck and job.worker_id in alive:
@@ -299,11 +364,15 @@ class Jobs(RedisQueue):
         return {id_ for id_, sign in zip(ids, found, strict=True) if sign is not None}
 
     async def schedule(self, lock: int = 1) -> list[str]:
+        """Queue the retries whose time has come."""
         try:
-            return await super().schedule(lock)
+            due = await self._move_due(
+                keys=[self._schedule, self._incomplete, self._queued], args=[lock]
+            )
         except AWAY as error:
             self._trouble.say(error)
             return []
+        return [id_.decode() for id_ in due]
 
     async def jobs(self, job_keys: Iterable[str]) -> list[Job | None]:
         try:

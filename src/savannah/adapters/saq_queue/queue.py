@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import cast
 
-from savannah.adapters.saq_queue.connection import AGAIN_AFTER_S, AWAY, Trouble, connect
+from savannah.adapters.saq_queue.connection import AGAIN_AFTER_S, AWAY, Trouble, connect, reason_of
 from savannah.adapters.saq_queue.jobs import Jobs
 from savannah.application.ports import JobQueue
 from savannah.domain.errors import Unavailable
@@ -56,7 +56,7 @@ class SaqQueue(JobQueue):
         try:
             await cast("Awaitable[bool]", self._redis.ping())
         except AWAY as error:
-            raise Unavailable("The job queue does not answer") from error
+            raise Unavailable(f"The job queue does not answer: {reason_of(error)}") from error
 
     async def waiting(self) -> int:
         """How many jobs nobody has begun. Raises: Unavailable."""

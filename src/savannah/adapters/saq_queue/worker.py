@@ -6,17 +6,14 @@ import asyncio
 import logging
 import signal
 from asyncio import Task
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final
-from uuid import UUID
 
 from saq.types import PartialTimersDict
 from saq.worker import Worker
 
-from savannah.adapters.saq_queue.connection import AGAIN_AFTER_S
-from savannah.adapters.saq_queue.jobs import FUNCTION
+from savannah.adapters.saq_queue.jobs import Jobs, message_of
 from savannah.adapters.saq_queue.queue import SaqQueue
 from savannah.domain.order import NotificationId
 
@@ -25,7 +22,6 @@ logger = logging.getLogger("savannah.queue")
 Handler = Callable[[Sequence[NotificationId]], Awaitable[object]]
 
 _IDLE_S: Final = 0.1  # how long a look for jobs blocks, and so how long an idle worker stops
-_GATHER_S: Final = 0.002
 _ALIVE_EVERY_S: Final = 1.0
 _TIMERS: Final[PartialTimersDict] = {"schedule": 1, "sweep": 1, "abort": 10, "worker_info": 10}
 
@@ -43,7 +39,7 @@ class SaqWorker:
         concurrency: how many calls run at the same time.
     """
 
-    def __init__(self, queue: SaqQueue, *, batch: int = 64, concurrency: int = 4) -> None:
+    def __init__(self, queue: SaqQueue, *, batch: int = 32, concurrency: int = 4) -> None:
         self._saq = queue.saq
         self._batch = batch
         self._concurrency = concurrency
@@ -64,14 +60,8 @@ class SaqWorker:
             raise RuntimeError("bind a handler first")
         if self._worker is not None:
             raise RuntimeError("the worker has started already")
-        logging.getLogger("saq").addFilter(_said_already)
-        self._batches = _Batches(self._handler, most=self._batch, at_once=self._concurrency)
         self._worker = _Worker(
-            self._saq,
-            [(FUNCTION, self._send)],
-            concurrency=self._batch * self._concurrency,
-            dequeue_timeout=_IDLE_S,
-            timers=_TIMERS,
+            self._saq, self._handler, batch=self._batch, concurrency=self._concurrency
         )
         self._saq.open = True
         await self._saq.say_alive(self._worker.id)
@@ -91,13 +81,9 @@ class SaqWorker:
         worker.grace = grace
         worker.event.set()
         await self._ran
-        await self._batches.end()
         self._alive.cancel()
         await asyncio.gather(self._alive, return_exceptions=True)
         await self._saq.say_gone(worker.id)
-
-    async def _send(self, _context: Mapping[str, Any], *, notification_id: str) -> None:
-        await self._batches.carry(NotificationId(UUID(notification_id)))
 
     async def _stay_alive(self, worker_id: str) -> None:
         while True:
@@ -105,79 +91,45 @@ class SaqWorker:
             await self._saq.say_alive(worker_id)
 
 
-class _BatchFailed(Exception):
-    """The batch of this job failed; the reason was logged, once."""
-
-
-@dataclass(slots=True, eq=False)
-class _Batch:
-    ids: dict[NotificationId, None] = field(default_factory=dict)
-    waiting: int = 0
-    task: Task[None] | None = None
-
-
-class _Batches:
-    """Joins jobs that come at about the same time, so that they share a unit of work."""
-
-    def __init__(self, handler: Handler, *, most: int, at_once: int) -> None:
-        self._handler = handler
-        self._most = most
-        self._turns = asyncio.Semaphore(at_once)
-        self._open: _Batch | None = None
-        self._tasks: set[Task[None]] = set()
-
-    async def carry(self, id_: NotificationId) -> None:
-        """Return when the batch with this id is done. Raises: _BatchFailed."""
-        batch = self._open
-        if batch is None or len(batch.ids) >= self._most:
-            batch = self._open = _Batch()
-            batch.task = asyncio.create_task(self._run(batch))
-            self._tasks.add(batch.task)
-            batch.task.add_done_callback(self._tasks.discard)
-        assert batch.task is not None
-        batch.ids[id_] = None
-        batch.waiting += 1
-        try:
-            await asyncio.shield(batch.task)
-        finally:
-            batch.waiting -= 1
-            if not batch.waiting:  # every job of it ran out of time, or the worker stops
-                batch.task.cancel()
-
-    async def end(self) -> None:
-        """Wait for batches that were cut off; not for long."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=AGAIN_AFTER_S)
-
-    async def _run(self, batch: _Batch) -> None:
-        await asyncio.sleep(_GATHER_S)
-        async with self._turns:  # while it waits for its turn, more may join
-            if self._open is batch:
-                self._open = None
-            try:
-                await self._handler(list(batch.ids))
-            except (Exception, asyncio.CancelledError) as error:
-                task = asyncio.current_task()
-                if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
-                    raise  # by us; otherwise the handler did it to itself
-                logger.exception("a batch of %d messages failed", len(batch.ids))
-                raise _BatchFailed from error
-
-
-def _said_already(record: logging.LogRecord) -> bool:
-    """Keep SAQ from repeating for each job what was logged for its batch."""
-    return not (record.exc_info and isinstance(record.exc_info[1], _BatchFailed))
-
-
 class _Worker(Worker[Any]):
     """SAQ's worker in a program that has its own signal handlers and its own way to stop."""
 
     SIGNALS: list[signal.Signals] = []  # noqa: RUF012  as SAQ declares it
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    def __init__(self, queue: Jobs, handler: Handler, *, batch: int, concurrency: int) -> None:
+        super().__init__(
+            queue, [], concurrency=concurrency, dequeue_timeout=_IDLE_S, timers=_TIMERS
+        )
         self.running = asyncio.Event()  # from then on it can be stopped
         self.grace = timedelta(0)
+        self._jobs = queue
+        self._handler = handler
+        self._batch = batch
+        self._busy = 0
+
+    async def process(self) -> bool:
+        """Take jobs, as many as there are, and hand them over; SAQ itself goes one by one."""
+        jobs = await self._jobs.take(self._batch, wait_s=self.dequeue_timeout)
+        if not jobs:
+            return False
+        self._busy += len(jobs)
+        try:
+            await self._jobs.begin(jobs, self.id)
+            # All are of the same kind, and began at the same time.
+            async with asyncio.timeout(jobs[0].timeout or None):
+                await self._handler(list(dict.fromkeys(map(message_of, jobs))))
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                await self._jobs.give_back(jobs)  # we stop
+                raise
+            logger.exception("a batch of %d messages failed", len(jobs))
+            await self._jobs.failed_by(jobs, type(error).__name__)
+        else:
+            await self._jobs.done(jobs)
+        finally:
+            self._busy -= len(jobs)
+        return True
 
     async def upkeep(self) -> list[Task[None]]:
         self._upkeep = await super().upkeep()
@@ -194,6 +146,6 @@ class _Worker(Worker[Any]):
         self.tasks.difference_update(self._upkeep)
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=self.grace.total_seconds())
-        if self.job_task_contexts:
-            logger.warning("%d jobs are cut off and wait again", len(self.job_task_contexts))
+        if self._busy:
+            logger.warning("%d jobs are cut off and wait again", self._busy)
         await super().stop()

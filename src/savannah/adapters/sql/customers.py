@@ -20,7 +20,13 @@ from sqlalchemy import (
 
 from savannah.adapters.sql.paging import Listing
 from savannah.adapters.sql.search import Search, SearchedTable, read_search
-from savannah.adapters.sql.tables import CUSTOMER_DOCUMENT, CUSTOMER_NAME, customers, orders
+from savannah.adapters.sql.tables import (
+    CUSTOMER_DOCUMENT,
+    CUSTOMER_NAME,
+    CUSTOMER_WHOLES,
+    customers,
+    orders,
+)
 from savannah.adapters.sql.transaction import Params, Transaction
 from savannah.application.ports import CustomerFilter, Customers, Lock
 from savannah.domain.customer import Customer, CustomerId, Reachability
@@ -80,10 +86,12 @@ _LISTING: Final = Listing(
         "live": customers.c.archived_at.is_(None),
         "archived": customers.c.archived_at.is_not(None),
     },
+    even=("email", "phone", "code"),
 )
 SEARCHED_CUSTOMER: Final = SearchedTable(
     fields=(customers.c.name_folded, customers.c.email_folded, customers.c.code_folded),
     document=CUSTOMER_DOCUMENT,
+    wholes=CUSTOMER_WHOLES,
     phone=customers.c.phone,
     phone_digits=customers.c.phone_digits,
 )

@@ -40,6 +40,7 @@ Work = Callable[[Connection], T]
 # Statements, and the values to execute each with, as often as there are some.
 Writes = Sequence[tuple[Executable, list[dict[str, Any]]]]
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _READERS_MAX: Final = 4  # SQLite reads are short, and two cores are soon busy
 
 
@@ -162,9 +163,15 @@ def address_of(url: str) -> URL:
     raise ValueError("a database URL begins with postgresql:// or sqlite:///")
 
 
+def loads(text: str) -> Any:
+    """A JSON column's value."""
+    # Most are empty.
+    return {} if text == "{}" else [] if text == "[]" else json.loads(text)
+
+
 def dumps(value: object) -> str:
     """A JSON column's text."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _encode(value)
 
 
 # --- SQLite --------------------------------------------------------------------------------------

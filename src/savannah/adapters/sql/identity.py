@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, insert, or_, select, update
+from sqlalchemy import Row, bindparam, delete, exists, insert, or_, select, update
 
 from savannah.adapters.sql.paging import SortKey, read_page
 from savannah.adapters.sql.tables import (
+    authorization_codes,
     clients,
     grants,
     refresh_tokens,
@@ -29,7 +30,7 @@ from savannah.application.ports import (
     UserFilter,
     Users,
 )
-from savannah.domain.access import Role
+from savannah.domain.access import OFFLINE, Role
 from savannah.domain.errors import NotFound, Problems
 from savannah.domain.identity import (
     AuthMethod,
@@ -44,7 +45,6 @@ from savannah.domain.identity import (
     User,
     UserId,
 )
-from savannah.domain.oauth import OFFLINE
 from savannah.domain.paging import Page, PageRequest
 from savannah.domain.text import email_key
 
@@ -304,6 +304,14 @@ _REVOKE_OF_CLIENT_AND_USER: Final = _REVOKE_OF_CLIENT.where(
 _CLIENTS_OF_SESSION: Final = (
     select(grants.c.client_id).where(grants.c.session_id == bindparam("of_session")).distinct()
 )
+_FORGET: Final = (
+    delete(refresh_tokens).where(refresh_tokens.c.expires_at <= bindparam("before")),
+    delete(grants).where(
+        grants.c.created_at <= bindparam("before"),
+        ~exists().where(refresh_tokens.c.grant_id == grants.c.id),
+        ~exists().where(authorization_codes.c.grant_id == grants.c.id),
+    ),
+)
 _ADD_REFRESH: Final = insert(refresh_tokens)
 # One statement decides; a second one waits for the first to commit and then finds nothing.
 _CONSUME_REFRESH: Final = (
@@ -402,6 +410,10 @@ class SqlGrants(Grants):
             self._transaction.later(_REVOKE_OF_CLIENT, values)
         else:
             self._transaction.later(_REVOKE_OF_CLIENT_AND_USER, {**values, "of_user": user_id})
+
+    async def forget(self, *, before: datetime) -> None:
+        for statement in _FORGET:
+            self._transaction.later(statement, {"before": before})
 
     async def clients_of_session(self, session_id: UUID) -> Collection[str]:
         rows = await self._transaction.all(_CLIENTS_OF_SESSION, {"of_session": session_id})

@@ -9,20 +9,27 @@ locked; so no two wait for each other.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from sqlalchemy import (
+    ARRAY,
+    JSON,
     BigInteger,
     BindParameter,
-    Connection,
+    Column,
+    ColumnElement,
     Executable,
     Row,
     Select,
+    Text,
+    any_,
     bindparam,
     cast,
+    column,
     delete,
     func,
     insert,
@@ -30,11 +37,12 @@ from sqlalchemy import (
     update,
 )
 
-from savannah.adapters.sql.customers import customer_of, customers_among
+from savannah.adapters.sql.customers import customer_of
 from savannah.adapters.sql.orders import point_to_newest
 from savannah.adapters.sql.paging import SortKey, read_page
 from savannah.adapters.sql.tables import (
     IN_OUTBOX,
+    customers,
     delivery_reports,
     gateway_pauses,
     notifications,
@@ -72,7 +80,14 @@ _REACHED_A_PHONE: Final = sorted(HANDED_OVER | {SmsStatus.SENDING, SmsStatus.UNK
 _GATEWAY: Final = "gateway"
 
 _n = notifications.c
-_SELECT: Final = select(*(column for column in _n if column.name != "free_at"))
+# The rules as text: what they say repeats, and is read once, see `_rules_of`.
+_SELECT: Final = select(
+    *(
+        cast(column, Text).label("rules") if column.name == "rules" else column
+        for column in _n
+        if column.name != "free_at"
+    )
+)
 _GET: Final = _SELECT.where(_n.id == bindparam("notification_id"))
 _GET_LOCKED: Final[dict[Lock | None, Any]] = {
     None: _GET,
@@ -80,7 +95,7 @@ _GET_LOCKED: Final[dict[Lock | None, Any]] = {
     "update": _GET.with_for_update(),
 }
 _INSERT: Final = insert(notifications)
-# The columns to set are those of the values it is executed with.
+# On SQLite. The columns to set are those of the values it is executed with.
 _UPDATE: Final = update(notifications).where(_n.id == bindparam("notification_id"))
 _NEWEST: Final = (
     _SELECT.select_from(orders)
@@ -94,6 +109,13 @@ _DUE: Final = (
     .order_by(_n.due_at, _n.id)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
+    .cte("due")  # by itself, so that it is asked once, whatever the plan
+)
+_LEASE: Final = (
+    update(notifications)
+    .where(_n.id.in_(select(_DUE.c.id)))
+    .values(free_at=bindparam("until"))
+    .returning(_n.id, _n.due_at)
 )
 _NEXT_FREE: Final = select(func.min(_n.free_at)).where(IN_OUTBOX)
 _BACKLOG: Final = select(func.count().label("messages"), func.min(_n.due_at).label("since")).where(
@@ -161,6 +183,108 @@ _PAUSED: Final[dict[str, BindParameter[Any]]] = {
 _END_PAUSE: Final = delete(gateway_pauses).where(gateway_pauses.c.gateway == bindparam("of"))
 
 
+# --- statements over many rows -------------------------------------------------------------------
+
+# What changes after a message was added.
+_CHANGING: Final = (
+    "to_phone",
+    "text",
+    "encoding",
+    "segments",
+    "status",
+    "skip_reason",
+    "defer_reason",
+    "rules",
+    "attempts",
+    "due_at",
+    "free_at",
+    "handed_at",
+    "sent_at",
+    "delivered_at",
+    "provider_id",
+    "cost_currency",
+    "cost_units",
+    "outcome_code",
+    "updated_at",
+)
+
+
+class _Many:
+    """Statements over many rows at once. On Postgres a list is one parameter, an array.
+
+    So the text of a statement does not depend on how many there are, and is prepared once.
+    """
+
+    def __init__(self, dialect: str) -> None:
+        self._arrays = dialect == "postgresql"
+        among = _SELECT.where(self._among(_n.id, "ids")).order_by(_n.id)
+        self.get: Final[dict[Lock | None, Any]] = {
+            None: among,
+            "share": among.with_for_update(read=True),
+            "update": among.with_for_update(),
+        }
+        waiting = select(_n.id).where(self._among(_n.id, "ids"), IN_OUTBOX).order_by(_n.id)
+        self.release: Final = (
+            update(notifications)
+            .where(_n.id.in_(waiting.with_for_update()))
+            .values(free_at=_n.due_at)
+        )
+        self.start: Final = (
+            _SELECT.add_columns(orders.c.deleted_at.label("order_deleted_at"))
+            .join(orders, orders.c.id == _n.order_id)
+            .where(self._among(_n.id, "ids"), IN_OUTBOX)
+            .order_by(_n.id)
+            .with_for_update(of=notifications)
+        )
+        self.customers: Final = select(customers).where(self._among(customers.c.id, "ids"))
+        self.texted: Final = (
+            select(_n.to_phone, _n.handed_at)
+            .where(
+                self._among(_n.to_phone, "phones"),
+                _n.handed_at > bindparam("after"),
+                _n.status.in_(_REACHED_A_PHONE),
+            )
+            .order_by(_n.handed_at)
+        )
+        reports = delivery_reports.c
+        self.kept_reports: Final = (
+            select(delivery_reports)
+            .where(self._among(reports.provider_id, "provider_ids"), reports.matched.is_(False))
+            .order_by(reports.received_at, reports.provider_id, reports.word)
+            .with_for_update()
+        )
+
+    def _among(self, what: Column[Any], name: str) -> ColumnElement[bool]:
+        if self._arrays:
+            return what == any_(bindparam(name, type_=ARRAY(what.type)))
+        return what.in_(bindparam(name, expanding=True))
+
+
+_many: Final = cache(_Many)
+
+
+@cache
+def _save_arrays() -> Executable:
+    """Change many rows to what stands in arrays, one for each column: one row, one trip each."""
+    given_types: dict[str, Any] = {"id": _n.id.type} | {
+        name: Text() if name == "rules" else _n[name].type for name in _CHANGING
+    }
+    given = (
+        func.unnest(
+            *(bindparam(f"new_{name}", type_=ARRAY(kind)) for name, kind in given_types.items())
+        )
+        .table_valued(*(column(name, kind) for name, kind in given_types.items()))
+        .render_derived(name="given")
+    )
+    changes = {
+        name: cast(given.c[name], JSON) if name == "rules" else given.c[name] for name in _CHANGING
+    }
+    return update(notifications).where(_n.id == given.c.id).values(changes)
+
+
+# --- statements that each dialect has of its own -------------------------------------------------
+
+
 @cache
 def _keep_report(dialect: str) -> Executable:
     kept: Executable = insert_of(dialect)(delivery_reports).on_conflict_do_nothing()
@@ -182,6 +306,7 @@ class SqlNotifications(Notifications):
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
+        self._many = _many(transaction.dialect)
 
     async def add(self, notification: Notification) -> None:
         self._transaction.later(_INSERT, {**_values(notification), "id": notification.id})
@@ -201,14 +326,19 @@ class SqlNotifications(Notifications):
     ) -> Sequence[Notification]:
         if not ids:
             return ()
-        statement = _SELECT.where(_n.id.in_(sorted(ids))).order_by(_n.id)
-        if lock is not None:
-            statement = statement.with_for_update(read=lock == "share")
-        return await self._found(statement)
+        return await self._found(self._many.get[lock], {"ids": sorted(ids)})
 
     async def save(self, *notifications: Notification) -> None:
-        for each in sorted(notifications, key=lambda message: message.id):
-            self._transaction.later(_UPDATE, {**_values(each), "notification_id": each.id})
+        changed = sorted(notifications, key=lambda message: message.id)
+        if self._transaction.dialect != "postgresql":
+            for each in changed:
+                self._transaction.later(_UPDATE, {**_changes(each), "notification_id": each.id})
+        elif changed:
+            rows = [_changes(each) for each in changed]
+            arrays = {f"new_{name}": [row[name] for row in rows] for name in _CHANGING}
+            arrays["new_id"] = [each.id for each in changed]
+            arrays["new_rules"] = [_as_json(each.rules) for each in changed]
+            self._transaction.later(_save_arrays(), arrays)
 
     async def newest(self, order_id: OrderId) -> Notification | None:
         row = await self._transaction.first(_NEWEST, {"order_id": order_id})
@@ -241,14 +371,9 @@ class SqlNotifications(Notifications):
     async def lease_due(
         self, *, now: datetime, until: datetime, most: int
     ) -> Sequence[NotificationId]:
-        def lease(connection: Connection) -> Sequence[NotificationId]:
-            ids = connection.scalars(_DUE, {"now": now, "most": most}).all()
-            if ids:
-                taken = update(notifications).where(_n.id.in_(ids)).values(free_at=until)
-                connection.execute(taken)
-            return ids
-
-        return await self._transaction.run(lease)
+        values = {"now": now, "until": until, "most": most}
+        taken = await self._transaction.all(_LEASE, values)
+        return [row.id for row in sorted(taken, key=lambda row: (row.due_at, row.id))]
 
     async def next_due_at(self) -> datetime | None:
         row = await self._transaction.first(_NEXT_FREE)
@@ -257,22 +382,11 @@ class SqlNotifications(Notifications):
     async def start(self, ids: Collection[NotificationId]) -> Sequence[DueMessage]:
         if not ids:
             return ()
-        waiting = (
-            _SELECT.add_columns(orders.c.deleted_at.label("order_deleted_at"))
-            .join(orders, orders.c.id == _n.order_id)
-            .where(_n.id.in_(sorted(ids)), IN_OUTBOX)
-            .order_by(_n.id)
-            .with_for_update(of=notifications)
-        )
-
-        def read(
-            connection: Connection,
-        ) -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
-            rows = connection.execute(waiting).all()
-            buyers = {row.customer_id for row in rows}
-            return rows, connection.execute(customers_among(buyers)).all() if buyers else ()
-
-        rows, buyers = await self._transaction.run(read)
+        rows = await self._transaction.all(self._many.start, {"ids": sorted(ids)})
+        if not rows:
+            return ()
+        buying = sorted({row.customer_id for row in rows})
+        buyers = await self._transaction.all(self._many.customers, {"ids": buying})
         by_id = {buyer.id: customer_of(buyer) for buyer in buyers}
         place = {notification_id: number for number, notification_id in enumerate(ids)}
         return [
@@ -286,14 +400,7 @@ class SqlNotifications(Notifications):
 
     async def release(self, ids: Collection[NotificationId]) -> None:
         if ids:
-            leased = (
-                select(_n.id)
-                .where(_n.id.in_(sorted(ids)), IN_OUTBOX)
-                .order_by(_n.id)
-                .with_for_update()
-            )
-            given_back = update(notifications).where(_n.id.in_(leased)).values(free_at=_n.due_at)
-            self._transaction.later(given_back, {})
+            self._transaction.later(self._many.release, {"ids": sorted(ids)})
 
     async def stuck(self, *, handed_before: datetime, most: int) -> Sequence[Notification]:
         return await self._handed_before(handed_before, SmsStatus.SENDING, most)
@@ -319,17 +426,9 @@ class SqlNotifications(Notifications):
     ) -> Mapping[str, Sequence[datetime]]:
         if not phones:
             return {}
-        handed = (
-            select(_n.to_phone, _n.handed_at)
-            .where(
-                _n.to_phone.in_(sorted(phones)),
-                _n.handed_at > after,
-                _n.status.in_(_REACHED_A_PHONE),
-            )
-            .order_by(_n.handed_at)
-        )
+        values = {"phones": sorted(phones), "after": after}
         texted: dict[str, list[datetime]] = {}
-        for row in await self._transaction.all(handed):
+        for row in await self._transaction.all(self._many.texted, values):
             texted.setdefault(row.to_phone, []).append(row.handed_at)
         return texted
 
@@ -373,14 +472,8 @@ class SqlNotifications(Notifications):
     async def kept_reports(self, provider_ids: Collection[str]) -> Sequence[DeliveryReport]:
         if not provider_ids:
             return ()
-        c = delivery_reports.c
-        kept = (
-            select(delivery_reports)
-            .where(c.provider_id.in_(sorted(provider_ids)), c.matched.is_(False))
-            .order_by(c.received_at, c.provider_id, c.word)
-            .with_for_update()
-        )
-        rows = await self._transaction.all(kept)
+        values = {"provider_ids": sorted(provider_ids)}
+        rows = await self._transaction.all(self._many.kept_reports, values)
         for row in rows:
             key = {"of_provider_id": row.provider_id, "of_word": row.word}
             self._transaction.later(_MATCH_REPORT, {"matched": True, **key})
@@ -413,14 +506,24 @@ class SqlNotifications(Notifications):
 
 
 def _values(notification: Notification) -> Params:
-    to, cost = notification.to, notification.cost
-    return {
+    return _changes(notification) | {
         "order_id": notification.order_id,
         "customer_id": notification.customer_id,
         "event": notification.event,
         "dedupe_key": notification.dedupe_key,
-        "to_phone": None if to is None else to.e164,
         "locale": notification.locale,
+        "resend_of": notification.resend_of,
+        "request_id": notification.request_id,
+        "traceparent": notification.traceparent,
+        "tracestate": notification.tracestate,
+        "created_at": notification.created_at,
+    }
+
+
+def _changes(notification: Notification) -> Params:
+    to, cost = notification.to, notification.cost
+    return {
+        "to_phone": None if to is None else to.e164,
         "text": notification.text,
         "encoding": notification.encoding,
         "segments": notification.segments,
@@ -439,13 +542,20 @@ def _values(notification: Notification) -> Params:
         "cost_currency": None if cost is None else cost.currency,
         "cost_units": None if cost is None else cost.units,
         "outcome_code": notification.outcome_code,
-        "resend_of": notification.resend_of,
-        "request_id": notification.request_id,
-        "traceparent": notification.traceparent,
-        "tracestate": notification.tracestate,
-        "created_at": notification.created_at,
         "updated_at": notification.updated_at,
     }
+
+
+@lru_cache(maxsize=256)
+def _as_json(rules: tuple[RuleOutcome, ...]) -> str:
+    """The judgements that are there are few."""
+    listed = [[outcome.rule, outcome.result] for outcome in rules]
+    return json.dumps(listed, ensure_ascii=False, separators=(",", ":"))
+
+
+@lru_cache(maxsize=256)
+def _rules_of(written: str) -> tuple[RuleOutcome, ...]:
+    return tuple(RuleOutcome(rule, RuleResult(result)) for rule, result in json.loads(written))
 
 
 def _notification_of(row: Row[Any]) -> Notification:
@@ -463,7 +573,7 @@ def _notification_of(row: Row[Any]) -> Notification:
         status=SmsStatus(row.status),
         skip_reason=None if row.skip_reason is None else SkipReason(row.skip_reason),
         defer_reason=None if row.defer_reason is None else DeferReason(row.defer_reason),
-        rules=tuple(RuleOutcome(rule, RuleResult(result)) for rule, result in row.rules),
+        rules=_rules_of(row.rules),
         attempts=row.attempts,
         due_at=row.due_at,
         handed_at=row.handed_at,

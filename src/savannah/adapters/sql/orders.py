@@ -13,6 +13,7 @@ from savannah.adapters.sql.paging import Listing
 from savannah.adapters.sql.search import Search, SearchedTable, read_search
 from savannah.adapters.sql.tables import (
     ORDER_DOCUMENT,
+    ORDER_WHOLES,
     customers,
     notifications,
     orders,
@@ -21,6 +22,7 @@ from savannah.adapters.sql.transaction import Params, Transaction
 from savannah.application.ports import Lock, OrderFilter, Orders
 from savannah.domain.errors import NotFound
 from savannah.domain.money import Money
+from savannah.domain.notification import SmsStatus
 from savannah.domain.order import (
     Cancellation,
     CancelReason,
@@ -67,6 +69,8 @@ _ORDERINGS: Final[dict[str, Column[Any]]] = {
     "total_amount": orders.c.total_minor,
     "order_number": orders.c.number,
 }
+# What nearly all messages end as: where they are wanted it is the orders that lead to them.
+_MOST_MESSAGES: Final = {SmsStatus.SENT, SmsStatus.DELIVERED}
 _LISTING: Final = Listing(
     _SELECT,
     ids=orders.c.id,
@@ -84,7 +88,9 @@ _LISTING: Final = Listing(
         "created_before": (orders.c.created_at, lt),
         "updated_since": (orders.c.updated_at, ge),
     },
-    plain={},
+    # A message knows its order, so few messages lead to few orders.
+    plain={"of_message": notifications.c.order_id == orders.c.id},
+    even=("customer",),
 )
 _WITH_CUSTOMER: Final = customers.c.id == orders.c.customer_id
 _SEARCH: Final = Search(
@@ -96,6 +102,7 @@ _SEARCH: Final = Search(
         SearchedTable(
             fields=(func.lower(orders.c.number), orders.c.item_folded, orders.c.notes_folded),
             document=ORDER_DOCUMENT,
+            wholes=ORDER_WHOLES,
             reference=orders.c.number_compact,
         ),
         SEARCHED_CUSTOMER,
@@ -120,10 +127,12 @@ class SqlOrders(Orders):
     async def add(self, order: Order) -> None:
         values = {**_values(order), "id": order.id, "notification_id": None}
         self._transaction.later(_INSERT, values)
-        self._transaction.new_orders[order.id] = values
+        self._transaction.waiting_orders[order.id] = values
 
     async def save(self, order: Order) -> None:
-        self._transaction.later(_UPDATE, {**_values(order), "order_id": order.id})
+        values = {**_values(order), "order_id": order.id}
+        self._transaction.later(_UPDATE, values)
+        self._transaction.waiting_orders[order.id] = values
 
     async def list(self, where: OrderFilter, page: PageRequest) -> Page[Order]:
         name = _ORDERINGS[page.ordering.name].name
@@ -147,12 +156,12 @@ class SqlOrders(Orders):
 def point_to_newest(
     transaction: Transaction, order_id: OrderId, notification_id: NotificationId
 ) -> None:
-    """Make a message the order's newest one, with its insert where that is still to come."""
-    new = transaction.new_orders.get(order_id)
-    if new is None:
+    """Make a message the order's newest one, with its own write where that is still to come."""
+    waiting = transaction.waiting_orders.get(order_id)
+    if waiting is None:
         transaction.later(_UPDATE, {"notification_id": notification_id, "order_id": order_id})
     else:
-        new["notification_id"] = notification_id
+        waiting["notification_id"] = notification_id
 
 
 def _wanted(where: OrderFilter) -> Params:
@@ -170,6 +179,8 @@ def _wanted(where: OrderFilter) -> Params:
     for name in ("min_amount", "max_amount", "created_from", "created_before", "updated_since"):
         if (bound := getattr(where, name)) is not None:
             wanted[name] = bound
+    if where.sms_status and not _MOST_MESSAGES & set(where.sms_status):
+        wanted["of_message"] = True
     return wanted
 
 

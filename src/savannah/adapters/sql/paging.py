@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,12 +15,14 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    exc,
     false,
     func,
     literal,
     literal_column,
     or_,
     select,
+    text,
 )
 
 from savannah.adapters.sql.transaction import Transaction
@@ -33,6 +36,8 @@ from savannah.domain.paging import (
 
 _COUNTED: Final = "counted_rows"
 _SHAPES_MOST: Final = 200
+_FOR_VALUES: Final = text("SET plan_cache_mode = force_custom_plan")
+_FOR_ALL: Final = text("RESET plan_cache_mode")
 
 
 Compare = Callable[[ColumnElement[Any], Any], ColumnElement[bool]]
@@ -58,6 +63,7 @@ class Listing:
         among: filters by columns that have one of several values, by name.
         compared: filters by a column and how it compares with the value.
         plain: filters without a value.
+        even: filters of which every value lets a few rows pass.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Listing:
         among: Mapping[str, ColumnElement[Any]],
         compared: Mapping[str, tuple[ColumnElement[Any], Compare]],
         plain: Mapping[str, ColumnElement[bool]],
+        even: Collection[str],
     ) -> None:
         self._found = found
         self._ids = ids
@@ -76,6 +83,7 @@ class Listing:
         self._among = among
         self._compared = compared
         self._plain = plain
+        self._even = {*even, *plain}
         self._made: dict[tuple[Any, ...], tuple[Select[Any], Select[Any]]] = {}
 
     def conditions(self, wanted: Mapping[str, Any]) -> list[ColumnElement[bool]]:
@@ -108,7 +116,10 @@ class Listing:
         values = dict(wanted)
         if place is not None:
             values |= {f"at_{at}": each for at, each in enumerate((*place.values, place.id))}
-        rows = await transaction.all(page, values)
+        if transaction.dialect == "postgresql" and wanted.keys() - self._even:
+            rows = await transaction.run(lambda connection: _planned(connection, page, values))
+        else:
+            rows = await transaction.all(page, values)
         counted: int | None = None
         if request.count:
             counted = getattr(rows[0], _COUNTED) if rows else 0
@@ -153,6 +164,22 @@ class Listing:
                 counting,
             )
         return made
+
+
+def _planned(
+    connection: Connection, page: Select[Any], values: Mapping[str, Any]
+) -> Sequence[Row[Any]]:
+    """The rows, by a plan for these very values.
+
+    After five runs Postgres may keep one plan for all values, which suits the common ones: to look
+    for the rare ones it would read the whole table.
+    """
+    connection.execute(_FOR_VALUES)
+    try:
+        return connection.execute(page, values).all()
+    finally:
+        with suppress(exc.DBAPIError):  # where a transaction has failed its end does it
+            connection.execute(_FOR_ALL)
 
 
 async def read_page(

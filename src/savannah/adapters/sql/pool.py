@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, Executable, Row, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from savannah.adapters.sql.engines import StatementFailed, Work, dumps
+from savannah.adapters.sql.engines import StatementFailed, Work, dumps, loads
 from savannah.adapters.sql.statements import Statements
 
 T = TypeVar("T")
@@ -177,6 +177,8 @@ class Pool:
         """The first value of the first row. Raises: as `take`."""
         seat = await self.take()
         try:
+            if not self.keeps:
+                await seat.execute("BEGIN")
             return (await seat.fetch(question, {}))[0][0]
         finally:
             self.give(seat)
@@ -259,6 +261,7 @@ def _postgres_engine(url: URL, settings: PostgresSettings) -> AsyncEngine:
         poolclass=NullPool,
         hide_parameters=True,  # error texts must not hold personal data
         json_serializer=dumps,
+        json_deserializer=loads,
         connect_args=connect,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -111,10 +111,10 @@ class Replicas:
     async def _position(self) -> int:
         """How far the primary has written, asked no sooner than now."""
         if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
+            self._asking = _begun(self._ask())
             return await asyncio.shield(self._asking)
         if self._asking_next is None:
-            self._asking_next = asyncio.create_task(self._ask_after(self._asking))
+            self._asking_next = _begun(self._ask_after(self._asking))
         return await asyncio.shield(self._asking_next)
 
     async def _ask_after(self, before: asyncio.Task[int]) -> int:
@@ -166,7 +166,7 @@ class Replicas:
     async def _look(self, replica: Replica) -> int:
         """How far it is; everybody who wants to know shares one look."""
         if replica.looking is None:
-            replica.looking = asyncio.create_task(self._look_now(replica))
+            replica.looking = _begun(self._look_now(replica))
         return await asyncio.shield(replica.looking)
 
     async def _look_now(self, replica: Replica) -> int:
@@ -189,3 +189,10 @@ class Replicas:
             log.info("a replica is back", extra=about)
         else:
             log.warning("a replica fails", extra=about | {"error": type(error).__name__})
+
+
+def _begun(question: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
+    """A question whose failure is nobody's business when all who waited for it are gone."""
+    task = asyncio.create_task(question)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task

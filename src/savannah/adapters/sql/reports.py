@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, Final
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
+    Boolean,
     ColumnElement,
-    Connection,
-    Row,
     Select,
-    and_,
     bindparam,
     case,
     cast,
     func,
     literal,
+    literal_column,
+    null,
     or_,
     select,
+    text,
+    type_coerce,
+    union_all,
 )
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from savannah.adapters.sql.tables import notifications, orders
+from savannah.adapters.sql.tables import Instant, Uid, notifications, orders
 from savannah.adapters.sql.transaction import Transaction
 from savannah.application.ports import Reports
 from savannah.domain.customer import CustomerId
@@ -33,6 +40,7 @@ from savannah.domain.order import Status
 from savannah.domain.statistics import (
     TOP_ITEMS,
     AnalyticsSums,
+    CustomerSums,
     DaySum,
     ItemSum,
     Period,
@@ -67,7 +75,9 @@ def _local_day_sqlite(element: _LocalDay, compiler: SQLCompiler, **options: Any)
 @compiles(_LocalDay, "postgresql")
 def _local_day_postgresql(element: _LocalDay, compiler: SQLCompiler, **options: Any) -> str:
     moment, offset = (compiler.process(part, **options) for part in element.clauses)
-    return f"CAST(floor((extract(epoch FROM {moment}) + {offset}) / 86400) AS bigint)"
+    # Whole numbers all the way, while `extract` would make numerics.
+    local = f"({moment} AT TIME ZONE 'UTC') + {offset} * interval '1 second'"
+    return f"(CAST({local} AS date) - date '1970-01-01')"
 
 
 @compiles(_SecondsBetween, "sqlite")
@@ -79,7 +89,8 @@ def _seconds_sqlite(element: _SecondsBetween, compiler: SQLCompiler, **options: 
 @compiles(_SecondsBetween, "postgresql")
 def _seconds_postgresql(element: _SecondsBetween, compiler: SQLCompiler, **options: Any) -> str:
     start, end = (compiler.process(part, **options) for part in element.clauses)
-    return f"CAST(trunc(extract(epoch FROM {end} - {start})) AS bigint)"
+    # A double holds the microseconds of two centuries.
+    return f"CAST(trunc(date_part('epoch', {end} - {start})) AS bigint)"
 
 
 def _sum(column: ColumnElement[Any]) -> ColumnElement[int]:
@@ -88,8 +99,14 @@ def _sum(column: ColumnElement[Any]) -> ColumnElement[int]:
 
 
 _o, _n = orders.c, notifications.c
+Columns = ReadOnlyColumnCollection[str, Any]
 _KEPT: Final = _o.deleted_at.is_(None)
-_LIVE: Final = _o.status != Status.CANCELLED
+# Few orders are deleted, so they are what a partial index holds.
+_OF_KEPT: Final = ~(
+    select(literal_column("1")).where(_o.id == _n.order_id, _o.deleted_at.is_not(None)).exists()
+)
+
+
 _BY_STATUS: Final = (
     select(
         _o.currency,
@@ -97,11 +114,7 @@ _BY_STATUS: Final = (
         func.count().label("orders"),
         _sum(_o.total_minor).label("total_minor"),
         _sum(_o.quantity).label("units"),
-        func.max(_o.total_minor).label("largest_minor"),
-        func.min(_o.created_at).label("first_at"),
-        func.max(_o.created_at).label("last_at"),
     )
-    .where(_KEPT)
     .group_by(_o.currency, _o.status)
     .order_by(_o.currency, _o.status)
 )
@@ -113,13 +126,50 @@ _BY_SMS_STATUS: Final = (
         _sum(_n.segments).label("segments"),
         _sum(_n.cost_units).label("units"),
     )
-    .select_from(notifications.join(orders, _o.id == _n.order_id))
-    .where(_KEPT)
+    .where(_OF_KEPT)
     .group_by(_n.status, _n.cost_currency)
-    .order_by(_n.status, _n.cost_currency)
 )
-_CUSTOMER_SUMS: Final = _BY_STATUS.where(_o.customer_id == bindparam("customer_id"))
-_CUSTOMER_SMS: Final = _BY_SMS_STATUS.where(_o.customer_id == bindparam("customer_id"))
+_customer = bindparam("customer_id", type_=Uid)
+# Orders and messages of one customer in one trip.
+_CUSTOMER: Final = union_all(
+    select(
+        literal_column("TRUE", Boolean).label("of_orders"),
+        _o.currency,
+        _o.status,
+        func.count().label("number"),
+        _sum(_o.total_minor).label("total_minor"),
+        _sum(_o.quantity).label("units"),
+        func.max(_o.total_minor).label("largest_minor"),
+        func.min(_o.created_at).label("first_at"),
+        func.max(_o.created_at).label("last_at"),
+    )
+    .where(_KEPT, _o.customer_id == _customer)
+    .group_by(_o.currency, _o.status),
+    select(
+        literal_column("FALSE", Boolean),
+        _n.cost_currency,
+        _n.status,
+        func.count(),
+        _sum(_n.cost_units),
+        _sum(_n.segments),
+        cast(null(), BigInteger),
+        type_coerce(null(), Instant),
+        type_coerce(null(), Instant),
+    )
+    .where(_OF_KEPT, _n.customer_id == _customer)
+    .group_by(_n.status, _n.cost_currency),
+)
+# Two equal snapshots see the same rows. They belong to one database of one server since it last
+# started or recovered: copies, restored ones and successors count on from the same numbers. A
+# replica cannot tell who is still at work.
+_STAMP: Final = text(
+    """
+SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE concat_ws(' ',
+    (SELECT system_identifier FROM pg_control_system()),
+    (SELECT checkpoint_lsn FROM pg_control_checkpoint()),
+    extract(epoch FROM pg_postmaster_start_time()), current_database(), pg_current_snapshot()) END
+"""
+)
 
 
 class SqlReports(Reports):
@@ -128,13 +178,35 @@ class SqlReports(Reports):
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
 
-    async def customer_sums(self, customer_id: CustomerId) -> Sequence[StatusSum]:
-        rows = await self._transaction.all(_CUSTOMER_SUMS, {"customer_id": customer_id})
-        return [_status_sum(row) for row in rows]
+    async def stamp(self) -> str | None:
+        if self._transaction.dialect != "postgresql":
+            return None
+        row = await self._transaction.first(_STAMP)
+        return None if row is None else row[0]
 
-    async def customer_sms(self, customer_id: CustomerId) -> Sequence[SmsSum]:
-        rows = await self._transaction.all(_CUSTOMER_SMS, {"customer_id": customer_id})
-        return _sms_sums(rows)
+    async def customer(self, customer_id: CustomerId) -> CustomerSums:
+        rows = await self._transaction.all(_CUSTOMER, {"customer_id": customer_id})
+        return CustomerSums(
+            by_status=[
+                StatusSum(
+                    currency=row.currency,
+                    status=Status(row.status),
+                    orders=row.number,
+                    total_minor=row.total_minor,
+                    units=row.units,
+                    largest_minor=row.largest_minor,
+                    first_at=row.first_at,
+                    last_at=row.last_at,
+                )
+                for row in rows
+                if row.of_orders
+            ],
+            sms=_sms_sums(
+                _SmsRow(row.status, row.currency, row.number, row.units, row.total_minor)
+                for row in rows
+                if not row.of_orders
+            ),
+        )
 
     async def analytics(
         self,
@@ -146,116 +218,158 @@ class SqlReports(Reports):
     ) -> AnalyticsSums:
         start, before = period.starts_at, period.ends_before
         theirs = [] if customer is None else [_o.customer_id == customer]
-        created = [_o.created_at >= start, _o.created_at < before, *theirs]
-        own = and_(_KEPT, _o.currency == currency, *created)
-        recent = (
-            select(func.count())
-            .where(_KEPT, _o.currency == currency, *theirs)
-            .where(_o.created_at.between(now - _RECENT, now))
-        )
-        texts = _BY_SMS_STATUS.where(_n.created_at >= start, _n.created_at < before, *theirs)
-
-        def read(connection: Connection) -> AnalyticsSums:
-            buyers = connection.execute(_buyers(own, period)).one()
-            return AnalyticsSums(
-                by_status=[
-                    _status_sum(row) for row in connection.execute(_BY_STATUS.where(*created))
-                ],
-                days=[_day_sum(row) for row in connection.execute(_days(own, period))],
-                top_items=[_item_sum(row) for row in connection.execute(_top_items(own))],
-                customers=buyers.customers,
-                new_customers=buyers.new_customers,
-                recent_orders=connection.scalar(recent) or 0,
-                seconds_to_ship=connection.scalars(_middle(own, _o.shipped_at)).all(),
-                seconds_to_deliver=connection.scalars(_middle(own, _o.delivered_at)).all(),
-                sms=_sms_sums(connection.execute(texts)),
+        created = [_KEPT, _o.created_at >= start, _o.created_at < before, *theirs]
+        own = (  # read once, for most of the parts
+            select(
+                *(_o.id, _o.customer_id, _o.status, _o.item_key, _o.item, _o.quantity),
+                *(_o.total_minor, _o.created_at, _o.shipped_at, _o.delivered_at),
             )
+            .where(_o.currency == currency, *created)
+            .cte("own")
+        )
+        c = own.c
+        texts = _BY_SMS_STATUS.where(_n.created_at >= start, _n.created_at < before)
+        if customer is not None:
+            texts = texts.where(_n.customer_id == customer)
+        parts: dict[str, Select[*tuple[Any, ...]]] = {
+            "by_status": _BY_STATUS.where(*created),
+            "days": _days(c, period),
+            "top_items": _top_items(c),
+            "buyers": _buyers(c, period),
+            "recent": select(func.count().label("orders"))
+            .where(_KEPT, _o.currency == currency, *theirs)
+            .where(_o.created_at.between(now - _RECENT, now)),
+            "to_ship": _middle(c, c.shipped_at),
+            "to_deliver": _middle(c, c.delivered_at),
+            "sms": texts,
+        }
+        found = await self._read(parts)
+        (buyers,), (recent,) = found["buyers"], found["recent"]
+        return AnalyticsSums(
+            by_status=[_status_sum(row) for row in found["by_status"]],
+            days=[_day_sum(row) for row in found["days"]],
+            top_items=[_item_sum(row) for row in found["top_items"]],
+            customers=buyers.customers,
+            new_customers=buyers.new_customers,
+            recent_orders=recent.orders,
+            seconds_to_ship=[row.seconds for row in found["to_ship"]],
+            seconds_to_deliver=[row.seconds for row in found["to_deliver"]],
+            sms=_sms_sums(found["sms"]),
+        )
 
-        return await self._transaction.run(read)
+    async def _read(
+        self, parts: Mapping[str, Select[*tuple[Any, ...]]]
+    ) -> Mapping[str, Sequence[Any]]:
+        """The rows of several selects: on Postgres in one statement, on SQLite in one trip."""
+        if self._transaction.dialect != "postgresql":
+            return await self._transaction.run(
+                lambda connection: {
+                    name: connection.execute(part).all() for name, part in parts.items()
+                }
+            )
+        whole = select(*(_as_json(name, part) for name, part in parts.items()))
+        row = await self._transaction.first(whole)
+        assert row is not None
+        return {
+            name: [SimpleNamespace(**each) for each in rows or ()]
+            for name, rows in row._mapping.items()  # noqa: SLF001 - public, named so
+        }
 
 
-def _days(own: ColumnElement[bool], period: Period) -> Select[Any]:
+def _as_json(name: str, part: Select[*tuple[Any, ...]]) -> ColumnElement[Any]:
+    """All rows of a part in one value."""
+    rows = part.subquery(f"{name}_rows")
+    objects = func.json_agg(literal_column(rows.name), type_=JSON)
+    return select(objects).select_from(rows).scalar_subquery().label(name)
+
+
+def _days(c: Columns, period: Period) -> Select[Any]:
     """Sums by local day; the zone's offset is a constant within each of the period's spans."""
     *earlier, (_, _, last) = period.spans()
     offset: ColumnElement[int] = literal(last, BigInteger)
     if earlier:
         offset = case(
-            *((_o.created_at < end, literal(seconds, BigInteger)) for _, end, seconds in earlier),
+            *((c.created_at < end, literal(seconds, BigInteger)) for _, end, seconds in earlier),
             else_=offset,
         )
-    day = _LocalDay(_o.created_at, offset).label("day")
-    orders_of_day = select(day, _o.status, _o.total_minor).where(own).subquery()
-    c = orders_of_day.c
-    cancelled = c.status == Status.CANCELLED
+    day = _LocalDay(c.created_at, offset).label("day")
+    orders_of_day = select(day, c.status, c.total_minor).subquery()
+    d = orders_of_day.c
+    cancelled = d.status == Status.CANCELLED
     return (
         select(
-            c.day,
+            d.day,
             func.count().label("orders"),
             _sum(case((cancelled, 1), else_=0)).label("cancelled"),
-            _sum(case((cancelled, 0), else_=c.total_minor)).label("net_minor"),
+            _sum(case((cancelled, 0), else_=d.total_minor)).label("net_minor"),
         )
-        .group_by(c.day)
-        .order_by(c.day)
+        .group_by(d.day)
+        .order_by(d.day)
     )
 
 
-def _top_items(own: ColumnElement[bool]) -> Select[Any]:
-    newest_first = (_o.created_at.desc(), _o.id.desc())
-    spelled = (
+def _top_items(c: Columns) -> Select[Any]:
+    """The items with the highest sums, and then how the newest order spells each."""
+    net = _sum(c.total_minor)
+    live = c.status != Status.CANCELLED
+    top = (
         select(
-            _o.item_key,
-            func.first_value(_o.item)
-            .over(partition_by=_o.item_key, order_by=newest_first)
-            .label("item"),
-            _o.quantity,
-            _o.total_minor,
-        )
-        .where(own, _LIVE)
-        .subquery()
-    )
-    net = _sum(spelled.c.total_minor)
-    return (
-        select(
-            spelled.c.item,
+            c.item_key,
             func.count().label("orders"),
-            _sum(spelled.c.quantity).label("units"),
+            _sum(c.quantity).label("units"),
             net.label("net_minor"),
         )
-        .group_by(spelled.c.item_key, spelled.c.item)
-        .order_by(net.desc(), spelled.c.item_key)
+        .where(live)
+        .group_by(c.item_key)
+        .order_by(net.desc(), c.item_key)
         .limit(TOP_ITEMS)
+        .subquery()
+    )
+    newest = func.row_number().over(
+        partition_by=c.item_key, order_by=(c.created_at.desc(), c.id.desc())
+    )
+    spelled = (
+        select(c.item_key, c.item, newest.label("place"))
+        .where(live, c.item_key.in_(select(top.c.item_key)))
+        .subquery()
+    )
+    return (
+        select(spelled.c.item, top.c.orders, top.c.units, top.c.net_minor)
+        .join_from(top, spelled, spelled.c.item_key == top.c.item_key)
+        .where(spelled.c.place == 1)
+        .order_by(top.c.net_minor.desc(), top.c.item_key)
     )
 
 
-def _buyers(own: ColumnElement[bool], period: Period) -> Select[int, int]:
+def _buyers(c: Columns, period: Period) -> Select[*tuple[Any, ...]]:
     """How many bought, and how many of them had not bought anything before the period."""
     earlier = orders.alias("earlier")
-    bought_before = (
+    buyers = select(c.customer_id).distinct().subquery()
+    known = (
         select(earlier.c.id)
         .where(
-            earlier.c.customer_id == _o.customer_id,
+            earlier.c.customer_id == buyers.c.customer_id,
             earlier.c.deleted_at.is_(None),
             earlier.c.created_at < period.starts_at,
         )
         .exists()
     )
-    buyers = select(_o.customer_id, bought_before.label("known")).where(own).distinct().subquery()
     return select(
         func.count().label("customers"),
-        _sum(case((buyers.c.known, 0), else_=1)).label("new_customers"),
+        _sum(case((known, 0), else_=1)).label("new_customers"),
     ).select_from(buyers)
 
 
-def _middle(own: ColumnElement[bool], reached_at: ColumnElement[Any]) -> Select[Any]:
+def _middle(c: Columns, reached_at: ColumnElement[Any]) -> Select[Any]:
     """The middle one or two durations from creation, which is all a median needs."""
-    seconds = _SecondsBetween(_o.created_at, reached_at).label("seconds")
+    seconds = _SecondsBetween(c.created_at, reached_at).label("seconds")
     ranked = (
         select(
             seconds,
             func.row_number().over(order_by=seconds).label("place"),
             func.count().over().label("number"),
         )
-        .where(own, reached_at.is_not(None))
+        .where(reached_at.is_not(None))
         .subquery()
     )
     place, number = ranked.c.place, ranked.c.number
@@ -266,20 +380,26 @@ def _middle(own: ColumnElement[bool], reached_at: ColumnElement[Any]) -> Select[
     )
 
 
-def _status_sum(row: Row[Any]) -> StatusSum:
+@dataclass(frozen=True, slots=True)
+class _SmsRow:
+    status: str
+    cost_currency: str | None
+    messages: int
+    segments: int
+    units: int
+
+
+def _status_sum(row: Any) -> StatusSum:
     return StatusSum(
         currency=row.currency,
         status=Status(row.status),
         orders=row.orders,
         total_minor=row.total_minor,
         units=row.units,
-        largest_minor=row.largest_minor,
-        first_at=row.first_at,
-        last_at=row.last_at,
     )
 
 
-def _day_sum(row: Row[Any]) -> DaySum:
+def _day_sum(row: Any) -> DaySum:
     return DaySum(
         day=_EPOCH + timedelta(days=row.day),
         orders=row.orders,
@@ -288,13 +408,13 @@ def _day_sum(row: Row[Any]) -> DaySum:
     )
 
 
-def _item_sum(row: Row[Any]) -> ItemSum:
+def _item_sum(row: Any) -> ItemSum:
     return ItemSum(item=row.item, orders=row.orders, units=row.units, net_minor=row.net_minor)
 
 
-def _sms_sums(rows: Iterable[Row[Any]]) -> list[SmsSum]:
+def _sms_sums(rows: Iterable[Any]) -> list[SmsSum]:
     """One sum for each state out of one row for each state and currency."""
-    groups: dict[str, list[Row[Any]]] = {}
+    groups: dict[str, list[Any]] = {}
     for row in rows:
         groups.setdefault(row.status, []).append(row)
     return [

@@ -8,8 +8,9 @@ are gathered through the trigram indexes and sorted. See `docs/adr/0011-search-a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Final
 
@@ -20,10 +21,12 @@ from sqlalchemy import (
     Integer,
     Row,
     Select,
+    Text,
     and_,
     case,
     func,
     literal,
+    literal_column,
     or_,
     select,
     text,
@@ -31,9 +34,9 @@ from sqlalchemy import (
 )
 
 from savannah.adapters.sql.paging import SortKey, beyond, read_page
-from savannah.adapters.sql.tables import SEPARATOR, TRIGRAM_INDEXES
+from savannah.adapters.sql.tables import TRIGRAM_INDEXES
 from savannah.adapters.sql.transaction import Transaction
-from savannah.domain.order import Reference
+from savannah.domain.order import REFERENCE_SYMBOLS, Reference
 from savannah.domain.paging import COUNT_EXACT_TO, Page, PageRequest, Position
 from savannah.domain.search import Rank, SearchQuery
 
@@ -44,8 +47,9 @@ Condition = ColumnElement[bool]
 _WINDOW: Final = 40
 # From so many matches among the newest rows on, reading on finds ten thousand sooner than an index.
 _COMMON_SHARE: Final = 10
-# Tokens that may each be in one table or the other make so many pairs that the rest is filtered.
-_SPLIT_TOKENS: Final = 3
+# Each token may be in one table or the other. Beyond so many combinations the rest is filtered.
+_WAYS_MAX: Final = 9
+_REFERENCE_MAX: Final = REFERENCE_SYMBOLS + 1  # with the check symbol
 
 _EVERY_RANK: Final = (Rank.EXACT, Rank.PREFIX, Rank.SUBSTRING)
 # A word and its pattern decide the plan: one for all words would suit none. And whatever was found
@@ -73,6 +77,13 @@ def _begins_word(column: ColumnElement[Any], part: str) -> Condition:
     )
 
 
+def _has(array: ColumnElement[Any], whole: str) -> Condition:
+    """One element of the array is the whole."""
+    return array.op("@>", is_comparison=True)(
+        func.array_append(literal_column("'{}'::text[]"), literal(whole, Text))
+    )
+
+
 def _literally(part: str) -> str:
     return part.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
 
@@ -82,52 +93,53 @@ class SearchedTable:
     """What one table adds to a search, all of it folded; mirrors `SearchQuery.match`.
 
     Attributes:
-        document: the fields in one text, as the trigram index has them.
-        reference: the compact order number; it is in the document, too.
+        document, wholes: the fields in one text and in an array, as the indexes have them; the
+            compact order number is in both, see `tables`.
+        reference: the compact order number.
         phone, phone_digits: of a customer.
     """
 
     fields: Sequence[ColumnElement[Any]]
     document: ColumnElement[Any]
+    wholes: ColumnElement[Any]
     reference: ColumnElement[Any] | None = None
     phone: ColumnElement[Any] | None = None
     phone_digits: ColumnElement[Any] | None = None
 
-    def exact(self, query: SearchQuery, *, indexed: bool) -> Condition:
+    def exact(self, query: SearchQuery, *, indexed: bool) -> Iterator[Condition]:
         """A whole field is the query."""
         if indexed:
-            whole = [_holds(self.document, f"{SEPARATOR}{query.text}\n")]
+            yield _has(self.wholes, query.text)
         else:
-            whole = [column == query.text for column in self.fields]
+            yield from (column == query.text for column in self.fields)
         if self.reference is not None and (symbols := Reference.compact(query.text)):
-            whole.append(
-                _holds(self.document, f"\n#{symbols}\n") if indexed else self.reference == symbols
-            )
+            yield _has(self.wholes, f"\n{symbols}") if indexed else self.reference == symbols
         if self.phone is not None and query.phone is not None:
-            whole.append(self.phone == query.phone)
-        return or_(*whole)
+            yield self.phone == query.phone
 
-    def begins(self, query: SearchQuery, token: str, *, indexed: bool) -> Condition:
+    def begins(self, query: SearchQuery, token: str, *, indexed: bool) -> Iterator[Condition]:
         """A field, or a word of one, begins with the token."""
         if indexed:
-            found = [_holds(self.document, f" {token}")]
+            yield _holds(self.document, f" {token}")
         else:
-            found = [_begins_word(column, token) for column in self.fields]
+            yield from (_begins_word(column, token) for column in self.fields)
         if self.phone_digits is not None and (digits := query.digits_of(token)) is not None:
             begins = _begins_word(self.phone_digits, digits)
-            found.append(and_(_holds(self.phone_digits, digits), begins) if indexed else begins)
-        return or_(*found)
+            yield and_(_holds(self.phone_digits, digits), begins) if indexed else begins
 
-    def within(self, query: SearchQuery, token: str, *, indexed: bool) -> Condition:
+    def within(self, query: SearchQuery, token: str, *, indexed: bool) -> Iterator[Condition]:
         """A field has the token somewhere."""
-        columns = (self.document,) if indexed else self.fields
-        found = [_holds(column, token) for column in columns]
+        for column in (self.document,) if indexed else self.fields:
+            yield _holds(column, token)
         if self.reference is not None and (symbols := Reference.compact(token)):
             in_number = _holds(self.reference, symbols)
-            found.append(and_(_holds(self.document, symbols), in_number) if indexed else in_number)
+            spelled = symbols.lower()
+            if not indexed:
+                yield in_number
+            elif spelled != token and len(symbols) <= _REFERENCE_MAX:
+                yield and_(_holds(self.document, spelled), in_number)
         if self.phone_digits is not None and (digits := query.digits_of(token)) is not None:
-            found.append(_holds(self.phone_digits, digits))
-        return or_(*found)
+            yield _holds(self.phone_digits, digits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,50 +165,62 @@ class Search:
         self, query: SearchQuery, *, indexed: bool
     ) -> tuple[Condition, ColumnElement[int]]:
         """Which rows match, and how well."""
-        exact = or_(*(table.exact(query, indexed=indexed) for table in self.tables))
+
+        def everywhere(find: Callable[..., Iterator[Condition]]) -> Condition:
+            return and_(
+                *(
+                    or_(*(way for table in self.tables for way in find(table, query, token)))
+                    for token in query.tokens
+                )
+            )
+
+        exact = or_(*(way for table in self.tables for way in table.exact(query, indexed=indexed)))
         rank = case(
             (exact, literal(Rank.EXACT.value, Integer)),
             (
-                and_(
-                    *(
-                        or_(*(table.begins(query, token, indexed=indexed) for table in self.tables))
-                        for token in query.tokens
-                    )
-                ),
+                everywhere(partial(SearchedTable.begins, indexed=indexed)),
                 literal(Rank.PREFIX.value, Integer),
             ),
             else_=literal(Rank.SUBSTRING.value, Integer),
         )
-        within = and_(
-            *(
-                or_(*(table.within(query, token, indexed=indexed) for table in self.tables))
-                for token in query.tokens
-            )
-        )
-        return or_(exact, within), rank
+        return or_(exact, everywhere(partial(SearchedTable.within, indexed=indexed))), rank
 
-    def ways(self, query: SearchQuery, rank: Rank) -> Iterator[Select[Any]]:
+    def ways(self, query: SearchQuery, rank: Rank) -> tuple[list[Select[Any]], bool]:
         """Ids that together cover a rank, each by conditions that indexes can answer.
 
-        They may hold more: of many tokens only the longest ones count.
+        And whether that is all they hold: of many tokens only the longest ones count.
         """
-        found = select(self.id.label("id"))
         if rank is Rank.EXACT:
-            for table in self.tables:
-                rows = self.main if table is self.tables[0] else self.rows
-                yield found.select_from(rows).where(table.exact(query, indexed=True))
-            return
-        longest = sorted(query.tokens, key=len, reverse=True)[:_SPLIT_TOKENS]
-        for places in product(self.tables, repeat=len(longest)):
-            rows = self.main if set(places) == {self.tables[0]} else self.rows
-            yield found.select_from(rows).where(
-                *(
-                    table.begins(query, token, indexed=True)
-                    if rank is Rank.PREFIX
-                    else table.within(query, token, indexed=True)
-                    for table, token in zip(places, longest, strict=True)
-                )
+            choices = [
+                [(table, way) for table in self.tables for way in table.exact(query, indexed=True)]
+            ]
+            return self._chosen(choices), True
+        find = SearchedTable.begins if rank is Rank.PREFIX else SearchedTable.within
+        choices, number = [], 1
+        for token in sorted(query.tokens, key=len, reverse=True):
+            choice = [
+                (table, way)
+                for table in self.tables
+                for way in find(table, query, token, indexed=True)
+            ]
+            number *= len(choice)
+            if choices and number > _WAYS_MAX:
+                return self._chosen(choices), False
+            choices.append(choice)
+        return self._chosen(choices), True
+
+    def _chosen(
+        self, choices: Sequence[Sequence[tuple[SearchedTable, Condition]]]
+    ) -> list[Select[Any]]:
+        """A select for each way to choose, one condition for each token."""
+        return [
+            select(self.id.label("id"))
+            .select_from(
+                self.main if all(table is self.tables[0] for table, _ in chosen) else self.rows
             )
+            .where(*(condition for _, condition in chosen))
+            for chosen in product(*choices)
+        ]
 
 
 async def read_search(
@@ -286,8 +310,7 @@ class _Reader:
         connection.execute(_PLANNED)
         newest = self._window(connection)
         if len(newest) < self._wanted:
-            ways = [*self._ways(Rank.EXACT), *self._ways(Rank.SUBSTRING)]
-            return self._gathered(connection, ways)
+            return self._gathered(connection, self._all_ways()[0])
         found: list[Row[Any]] = []
         for rank in reversed(_EVERY_RANK) if self._backward else _EVERY_RANK:
             missing = self._wanted - len(found)
@@ -301,12 +324,18 @@ class _Reader:
             elif not self._backward:
                 near = [row for row in newest if row.rank == rank]
             if len(near) < missing:
-                near, _ = self._gathered(connection, self._ways(rank), only=rank)
+                near, _ = self._gathered(connection, self._ways(rank)[0], only=rank)
             found += near[:missing]
         return found, self._counted(connection, len(newest)) if self._request.count else None
 
-    def _ways(self, rank: Rank) -> list[Select[Any]]:
-        return [way.where(*self._conditions) for way in self._search.ways(self._query, rank)]
+    def _ways(self, rank: Rank) -> tuple[list[Select[Any]], bool]:
+        ways, complete = self._search.ways(self._query, rank)
+        return [way.where(*self._conditions) for way in ways], complete
+
+    def _all_ways(self) -> tuple[list[Select[Any]], bool]:
+        """Of every rank: what begins with a token has it somewhere."""
+        ways, complete = self._ways(Rank.SUBSTRING)
+        return [*self._ways(Rank.EXACT)[0], *ways], complete
 
     def _window(self, connection: Connection, place: Position | None = None) -> list[Row[Any]]:
         """What matches among the rows updated last; or of one rank, among those next to a place."""
@@ -377,8 +406,8 @@ class _Reader:
             everything = select(search.id.label("id")).select_from(search.rows)
             found = everything.where(*self._conditions, self._match).limit(most).subquery()
         else:
-            ways = [*self._ways(Rank.EXACT), *self._ways(Rank.SUBSTRING)]
-            if len(self._query.tokens) > _SPLIT_TOKENS:  # then they hold more than what matches
+            ways, complete = self._all_ways()
+            if not complete:
                 return self._gathered(connection, ways)[1]
             found = union(*(select(way.limit(most).subquery()) for way in ways)).subquery()
             found = select(found).limit(most).subquery()

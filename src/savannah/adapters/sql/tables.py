@@ -68,14 +68,12 @@ class Instant(TypeDecorator[datetime]):
             return dialect.type_descriptor(DateTime(timezone=True))
         return dialect.type_descriptor(BigInteger())
 
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return _aware if dialect.name == "postgresql" else super().bind_processor(dialect)
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a moment needs a time zone")
-        if dialect.name == "postgresql":
-            return value
-        return (value - _EPOCH) // _MICROSECOND
+        del dialect
+        return None if value is None else (_aware(value) - _EPOCH) // _MICROSECOND
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         if dialect.name == "postgresql":
@@ -89,6 +87,12 @@ class Instant(TypeDecorator[datetime]):
         return _EPOCH + timedelta(microseconds=value)
 
 
+def _aware(value: Any) -> Any:
+    if value is not None and value.tzinfo is None:
+        raise ValueError("a moment needs a time zone")
+    return value
+
+
 class Uid(TypeDecorator[UUID]):
     """An id: 16 bytes on SQLite, `uuid` on Postgres; both sort as UUIDs do in Python."""
 
@@ -100,10 +104,12 @@ class Uid(TypeDecorator[UUID]):
             return dialect.type_descriptor(Uuid())
         return dialect.type_descriptor(LargeBinary(16))
 
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return None if dialect.name == "postgresql" else super().bind_processor(dialect)
+
     def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
-        if value is None or dialect.name == "postgresql":
-            return value
-        return value.bytes
+        del dialect
+        return None if value is None else value.bytes
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         if dialect.name == "postgresql":
@@ -129,15 +135,20 @@ class Words(TypeDecorator[str]):
         # As it is: the driver's own string type would be VARCHAR in the schema.
         return Text(collation="C" if dialect.name == "postgresql" else None)
 
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return _storable if dialect.name == "postgresql" else super().bind_processor(dialect)
+
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         del dialect
-        if value is None or (value.isascii() and "\0" not in value):
-            return value
-        return (
-            value.encode("utf-16", "surrogatepass")
-            .decode("utf-16", "replace")
-            .replace("\0", "\ufffd")
-        )
+        return _storable(value)
+
+
+def _storable(value: str | None) -> str | None:
+    if value is None or (value.isascii() and "\0" not in value):
+        return value
+    return (
+        value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
+    )
 
 
 metadata: Final = MetaData(
@@ -274,18 +285,18 @@ for _name, _columns in {
         postgresql_where=_kept,
     )
 
-# What a search on Postgres looks at: the fields in one text, each on a line of its own that begins
-# with a blank. So one pattern finds a part (`%lap%`), the beginning of a word (`% lap%`) or a whole
-# field. An order number as people spell it stands behind `#`, where no word begins. The trigram
-# indexes are over the very same expressions; `schema` makes them where the database can.
-SEPARATOR: Final = "\n "
+# What a search on Postgres looks at. A document has the fields in one text, each on a line of its
+# own that begins with a blank, so one pattern finds a part (`%lap%`) or the beginning of a word
+# (`% lap%`); an order number without its dashes stands behind `#`, where no word begins. An array
+# has the fields as wholes. The indexes are over the very same expressions; `schema` makes those of
+# trigrams where the database can.
 _FIELD: Final[ColumnElement[str]] = literal_column(r"E'\n '")
 _LINE: Final[ColumnElement[str]] = literal_column(r"E'\n'")
 _NONE: Final[ColumnElement[str]] = literal_column("''")
 ORDER_DOCUMENT: Final[ColumnElement[str]] = (
     _FIELD.concat(func.lower(orders.c.number))
     .concat(literal_column(r"E'\n#'"))
-    .concat(orders.c.number_compact)
+    .concat(func.lower(orders.c.number_compact))
     .concat(_FIELD)
     .concat(orders.c.item_folded)
     .concat(_FIELD)
@@ -300,12 +311,39 @@ CUSTOMER_DOCUMENT: Final[ColumnElement[str]] = (
     .concat(customers.c.code_folded)
     .concat(_LINE)
 )
+ORDER_WHOLES: Final[ColumnElement[Any]] = literal_column(
+    r"(ARRAY[lower(orders.number), E'\n' || orders.number_compact, orders.item_folded,"
+    " orders.notes_folded])"
+)
+CUSTOMER_WHOLES: Final[ColumnElement[Any]] = literal_column(
+    "(ARRAY[customers.name_folded, customers.email_folded, customers.code_folded])"
+)
 # Table, expression and condition of each.
 TRIGRAM_INDEXES: Final[dict[str, tuple[Table, ColumnElement[Any], ColumnElement[bool] | None]]] = {
     "ix_orders_document": (orders, ORDER_DOCUMENT, _kept),
     "ix_customers_document": (customers, CUSTOMER_DOCUMENT, None),
     "ix_customers_phone_digits": (customers, customers.c.phone_digits, None),
 }
+for _name, _table, _expression, _where in (
+    ("ix_orders_wholes", orders, ORDER_WHOLES, _kept),
+    ("ix_customers_wholes", customers, CUSTOMER_WHOLES, None),
+):
+    Index(
+        _name,
+        text(str(_expression).replace(f"{_table.name}.", "")),
+        _table=_table,
+        postgresql_using="gin",
+        postgresql_where=_where,
+        postgresql_with={"gin_pending_list_limit": 512},
+    ).ddl_if(dialect="postgresql")
+
+# Reports leave out the messages of these few.
+Index(
+    "ix_orders_deleted",
+    orders.c.id,
+    sqlite_where=orders.c.deleted_at.is_not(None),
+    postgresql_where=orders.c.deleted_at.is_not(None),
+)
 
 _waiting = f"status IN ({', '.join(repr(str(status)) for status in sorted(WAITING))})"
 notifications: Final = Table(
@@ -498,6 +536,7 @@ grants: Final = Table(
 Index("ix_grants_user_id", grants.c.user_id)
 Index("ix_grants_client_id", grants.c.client_id)
 Index("ix_grants_session_id", grants.c.session_id)
+Index("ix_grants_created_at", grants.c.created_at)
 
 refresh_tokens: Final = Table(
     "refresh_tokens",
@@ -511,6 +550,7 @@ refresh_tokens: Final = Table(
     Column("key_thumbprint", Words),
 )
 Index("ix_refresh_tokens_grant_id", refresh_tokens.c.grant_id)
+Index("ix_refresh_tokens_expires_at", refresh_tokens.c.expires_at)
 
 # Used codes stay as long as their tokens may live: a second use has to find what to revoke.
 authorization_codes: Final = Table(
@@ -525,6 +565,7 @@ authorization_codes: Final = Table(
     Column("expires_at", Instant, nullable=False),
     Column("consumed_at", Instant),
 )
+Index("ix_authorization_codes_grant_id", authorization_codes.c.grant_id)
 Index("ix_authorization_codes_expires_at", authorization_codes.c.expires_at)
 
 pushed_requests: Final = Table(

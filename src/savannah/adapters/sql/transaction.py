@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import import_module
+from itertools import groupby
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -44,7 +45,7 @@ class Transaction:
 
     Attributes:
         dialect: `sqlite` or `postgresql`, for the few statements that differ.
-        new_orders: the values of orders that are not written yet, by id.
+        waiting_orders: the values of orders that are not written yet, by id.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Transaction:
     ) -> None:
         self.dialect: Final = lanes.dialect
         self.reading: Final = reading
-        self.new_orders: dict[UUID, Params] = {}
+        self.waiting_orders: dict[UUID, Params] = {}
         self._lanes = lanes
         self._lane: Lane | None = None
         self._waiting: list[tuple[Executable, list[Params]]] = []
@@ -138,8 +139,13 @@ class Transaction:
         """What waits; from here on the next step has it."""
         self._require_open()
         waiting, self._waiting = self._waiting, []
-        self.new_orders = {}
-        return waiting
+        self.waiting_orders = {}
+        # What is executed for several values at once needs the same names in all of them.
+        return [
+            (statement, list(alike))
+            for statement, rows in waiting
+            for _, alike in groupby(rows, tuple)
+        ]
 
     async def _attempt(self, step: Callable[[Lane], Awaitable[T]]) -> T:
         try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from sqlalchemy import text
 
@@ -35,6 +35,24 @@ T = TypeVar("T")
 _PING = text("SELECT 1")
 
 
+_REPOSITORIES: Final[Mapping[str, Callable[[Transaction], object]]] = {
+    "customers": SqlCustomers,
+    "orders": SqlOrders,
+    "notifications": SqlNotifications,
+    "reports": SqlReports,
+    "events": SqlEvents,
+    "idempotency": SqlIdempotency,
+    "users": SqlUsers,
+    "clients": SqlClients,
+    "grants": SqlGrants,
+    "handshakes": SqlHandshakes,
+    "sessions": SqlBrowserSessions,
+    "consents": SqlConsents,
+    "logout_notices": SqlLogoutNotices,
+    "signing_keys": SqlSigningKeys,
+}
+
+
 class SqlUnitOfWork(UnitOfWork):
     """One transaction; it begins with the first thing asked of it.
 
@@ -42,22 +60,31 @@ class SqlUnitOfWork(UnitOfWork):
     after `commit()`, the unit of work is over; whoever tries again takes a new one.
     """
 
+    customers: SqlCustomers
+    orders: SqlOrders
+    notifications: SqlNotifications
+    reports: SqlReports
+    events: SqlEvents
+    idempotency: SqlIdempotency
+    users: SqlUsers
+    clients: SqlClients
+    grants: SqlGrants
+    handshakes: SqlHandshakes
+    sessions: SqlBrowserSessions
+    consents: SqlConsents
+    logout_notices: SqlLogoutNotices
+    signing_keys: SqlSigningKeys
+
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
-        self.customers = SqlCustomers(transaction)
-        self.orders = SqlOrders(transaction)
-        self.notifications = SqlNotifications(transaction)
-        self.reports = SqlReports(transaction)
-        self.events = SqlEvents(transaction)
-        self.idempotency = SqlIdempotency(transaction)
-        self.users = SqlUsers(transaction)
-        self.clients = SqlClients(transaction)
-        self.grants = SqlGrants(transaction)
-        self.handshakes = SqlHandshakes(transaction)
-        self.sessions = SqlBrowserSessions(transaction)
-        self.consents = SqlConsents(transaction)
-        self.logout_notices = SqlLogoutNotices(transaction)
-        self.signing_keys = SqlSigningKeys(transaction)
+
+    def __getattr__(self, name: str) -> Any:
+        # One of the repositories, made when it is asked for: most units of work need one or two.
+        if name not in _REPOSITORIES:
+            raise AttributeError(name)
+        repository = _REPOSITORIES[name](self._transaction)
+        setattr(self, name, repository)
+        return repository
 
     async def __aenter__(self) -> Self:
         return self

@@ -30,6 +30,7 @@ from savannah.entrypoints.http.routes import API_PREFIX, API_ROUTES
 from savannah.entrypoints.watch import Watch
 
 if TYPE_CHECKING:
+    from savannah.adapters.saq_queue.board import QueueBoard
     from savannah.entrypoints.tracing import Tracing
 
 
@@ -42,12 +43,14 @@ def create_app(
     metrics: PrometheusMetrics,
     checks: Mapping[str, HealthCheck],
     simulator: ASGIApp | None = None,
+    queues: QueueBoard | None = None,
     watch: Watch | None = None,
     tracing: Tracing | None = None,
 ) -> Litestar:
     """The ASGI application of the REST door.
 
     Args:
+        queues: shown to administrators at `/admin/queues/` when given.
         simulator: mounted at `/simulator` when given.
         watch: what a scrape measures; by default the outbox alone.
         tracing: records a span for each request.
@@ -67,6 +70,10 @@ def create_app(
         Router(prefix, route_handlers=[*_options(handlers), *handlers])
         for prefix, handlers in ((API_PREFIX, API_ROUTES), ("/", outside))
     ]
+    if queues is not None:
+        from savannah.entrypoints.http import queues as queue_pages  # with SAQ behind it
+
+        routes.append(queue_pages.routes(queues))
     if simulator is not None:
         routes.append(_mounted(simulator))
     app = Litestar(
@@ -150,9 +157,12 @@ def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
         allow_headers=[
             "Authorization",
             "Content-Type",
+            "DPoP",
             "If-Match",
             "Idempotency-Key",
             "X-Request-ID",
+            "traceparent",
+            "tracestate",
         ],
         expose_headers=[
             "ETag",

@@ -105,7 +105,7 @@ class Door:
         shown = None if operation.auth == "none" else access_token(request)
         if shown is None:
             if operation.anonymous_limit:
-                await _count(request, self, f"address:{address_of(request)}", anonymous=True)
+                await self.count_anonymous(request)
             return None
         try:
             caller = await self.identity.logins.authenticate(
@@ -115,9 +115,10 @@ class Door:
             )
         except Unauthenticated:
             # Guessing tokens has an end as well; nobody in particular pays for it but the address.
-            await _count(request, self, f"refused:{address_of(request)}", anonymous=False)
+            refused = f"refused:{address_of(request)}"
+            await count_request(request, self, refused, self.options.rate_limit)
             raise
-        await _count(request, self, caller.principal, anonymous=False)
+        await count_request(request, self, caller.principal, self.options.rate_limit)
         return caller
 
     def require_left(self, state: LimitState) -> None:
@@ -127,7 +128,8 @@ class Door:
 
     async def count_anonymous(self, request: AnyRequest) -> None:
         """Count a request against the limit of its address. Raises: RateLimited."""
-        await _count(request, self, f"address:{address_of(request)}", anonymous=True)
+        key = f"address:{address_of(request)}"
+        await count_request(request, self, key, self.options.rate_limit_auth)
 
     def currency_of(self, query: Query) -> str | None:
         """The currency a report is asked for in. Raises: BadQuery."""
@@ -195,7 +197,8 @@ async def proved_key(request: AnyRequest, door: Door, *, token: str | None = Non
     return await door.identity.key_proofs.holder(
         proofs[0].decode("latin-1"),
         method=request.method,
-        uri=f"{door.options.issuer}{request.scope['path']}",
+        # As it came: the framework's path has neither its last slash nor its escapes.
+        uri=door.options.issuer + request.scope["raw_path"].partition(b"?")[0].decode("latin-1"),
         token=token,
     )
 
@@ -215,8 +218,8 @@ def address_of(request: AnyRequest) -> str:
     return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
 
 
-async def _count(request: AnyRequest, door: Door, key: str, *, anonymous: bool) -> None:
-    rate = door.options.rate_limit_auth if anonymous else door.options.rate_limit
+async def count_request(request: AnyRequest, door: Door, key: str, rate: Rate | None) -> None:
+    """Count a request against a limit. Raises: RateLimited."""
     if rate is None:
         return
     state: LimitState = await door.limiter.hit(f"http:{key}", rate)

@@ -31,6 +31,7 @@ log = logging.getLogger("savannah.access")
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+_HOSTS_MOST: Final = 256
 # Probes come by address and plain http, whatever the public name is.
 _SIMULATOR: Final = "/simulator"
 _PROBES: Final = ("/api/auth/health", "/health/", "/metrics")
@@ -42,6 +43,7 @@ _ALWAYS: Final = (
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
+_ALWAYS_NAMES: Final = frozenset(name for name, _ in _ALWAYS)
 _API_CSP: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
@@ -65,6 +67,7 @@ class Gate:
         self._app = app
         self._local = local
         self._options = options
+        self._hosts: dict[str, bool] = {}  # what was said of those that came
         self._metrics = metrics
         self._tracing = tracing
 
@@ -196,6 +199,14 @@ class Gate:
         return None
 
     def _host_allowed(self, host: str) -> bool:
+        known = self._hosts.get(host)
+        if known is None:
+            if len(self._hosts) >= _HOSTS_MOST:
+                self._hosts.clear()
+            known = self._hosts[host] = self._is_allowed(host)
+        return known
+
+    def _is_allowed(self, host: str) -> bool:
         match = _HOST.fullmatch(host)
         if match is None:
             return False
@@ -209,7 +220,9 @@ class Gate:
         self, scope: HTTPScope, present: Iterable[tuple[bytes, bytes]]
     ) -> list[tuple[bytes, bytes]]:
         names = {name.lower() for name, _ in present}
-        added = [header for header in _ALWAYS if header[0] not in names]
+        added = [*_ALWAYS]
+        if not names.isdisjoint(_ALWAYS_NAMES):
+            added = [header for header in _ALWAYS if header[0] not in names]
         if not self._options.debug and scope["scheme"] == "https":
             added.append(_HSTS)  # RFC 6797 section 7.2: not over plain http
         if _API_CSP[0] not in names:  # pages have a policy of their own

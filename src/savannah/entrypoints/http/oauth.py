@@ -20,7 +20,7 @@ from litestar.types import AnyCallable, Method
 
 from savannah.adapters.proofs import ASSERTION_ALGORITHMS, KEY_PROOF_ALGORITHMS
 from savannah.application.trace import request_id_var
-from savannah.domain.access import IDENTITY_SCOPES, Scope
+from savannah.domain.access import IDENTITY_SCOPES, OFFLINE, Scope
 from savannah.domain.errors import (
     AccountDisabled,
     AuthenticationRequired,
@@ -29,7 +29,7 @@ from savannah.domain.errors import (
     Unauthenticated,
 )
 from savannah.domain.identity import AuthMethod, Client, ClientType, GrantType
-from savannah.domain.oauth import API_PATH, OFFLINE, OAuthError, Parameters, ResponseMode
+from savannah.domain.oauth import API_PATH, OAuthError, Parameters, ResponseMode
 from savannah.entrypoints.http import problems
 from savannah.entrypoints.http.door import (
     AnyResponse,

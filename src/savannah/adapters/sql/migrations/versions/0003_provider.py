@@ -23,6 +23,8 @@ def upgrade() -> None:
     op.add_column("grants", sa.Column("auth_time", INSTANT))
     op.create_index("ix_grants_client_id", "grants", ["client_id"])
     op.create_index("ix_grants_session_id", "grants", ["session_id"])
+    op.create_index("ix_grants_created_at", "grants", ["created_at"])
+    op.create_index("ix_refresh_tokens_expires_at", "refresh_tokens", ["expires_at"])
     op.add_column("refresh_tokens", sa.Column("successor", WORDS))
     op.add_column("refresh_tokens", sa.Column("key_thumbprint", WORDS))
     op.add_column("signing_keys", sa.Column("activated_at", INSTANT))
@@ -43,6 +45,7 @@ def upgrade() -> None:
             ["grant_id"], ["grants.id"], name="fk_authorization_codes_grant_id"
         ),
     )
+    op.create_index("ix_authorization_codes_grant_id", "authorization_codes", ["grant_id"])
     op.create_index("ix_authorization_codes_expires_at", "authorization_codes", ["expires_at"])
     op.create_table(
         "pushed_requests",

@@ -1,4 +1,4 @@
-"""Indexes for the filters of customers that match few of many.
+"""Indexes for filters that match few of many, and for whole fields in searches.
 
 Made while others write; see `schema.make_index`.
 """
@@ -14,6 +14,17 @@ INDEXES = {
     "ix_customers_archived": "ON customers (created_at, id) WHERE archived_at IS NOT NULL",
     "ix_customers_sms_opt_out": "ON customers (created_at, id) WHERE sms_opt_out",
     "ix_customers_locale": "ON customers (locale, created_at, id)",
+    "ix_orders_deleted": "ON orders (id) WHERE deleted_at IS NOT NULL",
+}
+WHOLES = {
+    "ix_orders_wholes": (
+        "ON orders USING gin ((ARRAY[lower(number), E'\\n' || number_compact, item_folded,"
+        " notes_folded])) WITH (gin_pending_list_limit = 512) WHERE deleted_at IS NULL"
+    ),
+    "ix_customers_wholes": (
+        "ON customers USING gin ((ARRAY[name_folded, email_folded, code_folded]))"
+        " WITH (gin_pending_list_limit = 512)"
+    ),
 }
 
 
@@ -23,5 +34,5 @@ def upgrade() -> None:
             op.execute(f"CREATE INDEX {name} {definition}")
         return
     with op.get_context().autocommit_block():
-        for name, definition in INDEXES.items():
+        for name, definition in (INDEXES | WHOLES).items():
             make_index(op.get_bind(), name, definition)
