@@ -6,6 +6,7 @@ Sessions run in the environment that `uv run` has made, so nothing is installed 
 from __future__ import annotations
 
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -100,6 +101,17 @@ def pgbouncer(session: nox.Session) -> None:
     tools(session)
     suites = sorted(str(path) for path in Path("tests/contract").glob("test_storage_*.py"))
     session.run("pytest", "--pooler", "tests/pooler", *suites, *session.posargs)
+
+
+@nox.session(python=False)
+def interop(session: nox.Session) -> None:
+    """Clients and issuers that others wrote, against the real server; needs Node.js 20 and npm."""
+    session.run("uv", "sync", "--quiet", "--group", "test", "--group", "interop", external=True)
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        session.error("install Node.js 20.19 or newer with npm: apt-get install nodejs npm")
+    # No scripts of the packages: none of these needs one.
+    session.run("npm", "ci", "--prefix", "tests/interop", "--ignore-scripts", "--silent", external=True)
+    session.run("pytest", "tests/interop", *session.posargs)
 
 
 @nox.session(python=False)
