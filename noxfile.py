@@ -110,7 +110,8 @@ def interop(session: nox.Session) -> None:
     if shutil.which("node") is None or shutil.which("npm") is None:
         session.error("install Node.js 20.19 or newer with npm: apt-get install nodejs npm")
     # No scripts of the packages: none of these needs one.
-    session.run("npm", "ci", "--prefix", "tests/interop", "--ignore-scripts", "--silent", external=True)
+    install = ("npm", "ci", "--prefix", "tests/interop", "--ignore-scripts", "--silent")
+    session.run(*install, external=True)
     session.run("pytest", "tests/interop", *session.posargs)
 
 
