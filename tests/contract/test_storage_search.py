@@ -308,6 +308,16 @@ async def test_an_order_number_is_read_forgivingly(make, keep, find_orders, spel
     assert await find_orders(typed.replace("0", "o").replace("1", "l")) == ["it"]
 
 
+@pytest.mark.parametrize("mark", ["#", "\n", "*"])
+async def test_a_mark_before_an_order_number_is_no_part_of_it(make, keep, find_orders, mark):
+    jane = make.customer(name="Jane", code="JANE")
+    order = make.order(jane, item="Laptop")
+    await keep(jane, order)
+    symbols = order.number.removeprefix("ORD-")[:4]
+    assert await find_orders(symbols) == ["Laptop"]
+    assert await find_orders(f"{mark}{symbols}") == (["Laptop"] if mark.isspace() else [])
+
+
 async def test_the_very_order_number_comes_first(make, keep, find_orders):
     jane = make.customer(name="Jane")
     number = Reference.make("7K3Q9D")

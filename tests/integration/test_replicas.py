@@ -413,6 +413,28 @@ def test_what_only_the_replica_refuses_is_asked_of_the_primary(tell):
     tell(story)
 
 
+def test_a_connection_is_given_back_once_when_replica_and_primary_both_refuse(tell):
+    async def story(storage):
+        replica = storage._lanes._pools[1]
+        async with storage() as writing:
+            await run_sql(writing, "SELECT 1")  # has the only connection to the primary
+            with pytest.raises(Unavailable):
+                async with storage(reading=True) as uow:
+                    await run_sql(uow, "SELECT pg_current_wal_lsn()")  # not while it recovers
+        await until(lambda: is_idle(replica))
+        assert len(replica._free) == 1
+        await asyncio.gather(*(name_of_server(storage) for _ in range(4)))
+
+    async def is_idle(pool) -> bool:
+        return pool.in_use == 0
+
+    async def name_of_server(storage):
+        async with storage(reading=True) as uow:
+            await server_of(uow)
+
+    tell(story, pool_size=1, wait=SHORT)
+
+
 def test_what_takes_too_long_at_the_replica_is_not_done_again_at_the_primary(tell):
     async def story(storage: SqlStorage) -> None:
         async with storage(reading=True) as uow:

@@ -84,3 +84,5 @@ class DatabaseClock(Clock):
                 await self.set()
             except Unavailable:
                 continue  # until it is back, the time goes on as before
+            except Exception:  # whatever it is, the next look comes
+                log.exception("the database's clock cannot be read")

@@ -109,7 +109,7 @@ class _ReadingLane(Lane):
     """
 
     def __init__(self, lane: Lane, fall_back: Callable[[Exception], Awaitable[Lane]]) -> None:
-        self._lane = lane
+        self._lane: Lane | None = lane
         self._fall_back: Callable[[Exception], Awaitable[Lane]] | None = fall_back
 
     async def fetch(
@@ -121,22 +121,26 @@ class _ReadingLane(Lane):
         return await self._done(lambda lane: lane.run(writes, work))
 
     async def _done(self, step: Callable[[Lane], Awaitable[T]]) -> T:
+        lane = self._lane
+        assert lane is not None, "the primary was away, and this unit of work is over"
         if self._fall_back is not None:
             try:
-                return await step(self._lane)
+                return await step(lane)
             except FAILURES as error:
                 if isinstance(error, StatementFailed) and error.sqlstate == _QUERY_CANCELED:
                     raise  # at the primary it takes too long, too, and there it is in the way
-                await self._lane.release()
-                self._lane = await self._fall_back(error)
+                self._lane = None  # given back once, also where the primary is away, too
+                await lane.release()
+                lane = self._lane = await self._fall_back(error)
                 self._fall_back = None
-        return await step(self._lane)
+        return await step(lane)
 
     async def commit(self, writes: Writes) -> None:
         await self._done(lambda lane: lane.commit(writes))
 
     async def release(self) -> None:
-        await self._lane.release()
+        if self._lane is not None:
+            await self._lane.release()
 
 
 class PostgresLanes(Lanes):

@@ -295,7 +295,7 @@ _LINE: Final[ColumnElement[str]] = literal_column(r"E'\n'")
 _NONE: Final[ColumnElement[str]] = literal_column("''")
 ORDER_DOCUMENT: Final[ColumnElement[str]] = (
     _FIELD.concat(func.lower(orders.c.number))
-    .concat(literal_column(r"E'\n#'"))
+    .concat(literal_column(r"E'\n\x01'"))  # which no query can hold
     .concat(func.lower(orders.c.number_compact))
     .concat(_FIELD)
     .concat(orders.c.item_folded)

@@ -199,8 +199,10 @@ _SQLITE_UNAVAILABLE: Final = frozenset({5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26})
 
 # Classes of https://www.postgresql.org/docs/15/errcodes-appendix.html: connection, authorization,
 # catalog, rollback (deadlock), resources, operator intervention (timeouts, shutdown), system,
-# internal; and two single codes: read-only transaction, lock not available.
+# internal; and single codes: a plan that a migration has just made invalid, read-only transaction,
+# lock not available.
 _POSTGRES_UNAVAILABLE: Final = (
+    "0A000",
     "08",
     "28",
     "3D",
