@@ -198,3 +198,15 @@ def test_a_file_that_a_page_names_is_there() -> None:
             r"`((?:src|tests|docs|deploy|benchmarks)/[\w./-]+)(?:`|::)", page.read_text()
         ):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_a_setting_that_a_page_sets_is_one_that_is_read() -> None:
+    known = {*known_variables(), "SAVANNAH_SUPERUSER_PASSWORD"}
+    for page in PAGES:
+        blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        named = {
+            name
+            for block in blocks
+            for name in re.findall(r"^([A-Z][A-Z_]+)=", block, re.MULTILINE)
+        }
+        assert named <= known, page
