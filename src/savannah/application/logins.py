@@ -15,7 +15,7 @@ from savannah.application.ports import (
     Tokens,
     TrustedIssuers,
 )
-from savannah.domain.access import Caller, Role, Scope, expand, scope_text, scopes_of
+from savannah.domain.access import OFFLINE, Caller, Role, Scope, expand, scope_text, scopes_of
 from savannah.domain.errors import (
     AccountDisabled,
     Invalid,
@@ -300,6 +300,8 @@ class Logins:
         scopes = claims.scopes & client.scopes
         if user is not None:
             scopes &= scopes_of(user.role)
+        # It allows nothing at the API, so neither role nor app has it; the token says that it stays.
+        scopes |= claims.scopes & {OFFLINE}
         return LiveToken(claims=claims, user=user, client=client, scopes=scopes)
 
 
