@@ -226,9 +226,10 @@ def test_unknown_read_only_and_null_members_are_told_apart(desk, refused):
 
 
 def test_the_name_of_an_unknown_member_is_a_json_pointer(desk, refused):
-    answer = desk.post("/api/customers/", by="staff", json={"a/b~c": 1})
+    body = {"a/b~c": 1, 'a\n"é': 1}
+    answer = desk.post("/api/customers/", by="staff", json=body)
     places = {each["pointer"] for each in refused(answer, 422, "validation_error")["errors"]}
-    assert "#/a~1b~0c" in places
+    assert {"#/a~1b~0c", "#/a%0A%22%C3%A9"} <= places
 
 
 # --- parameters ----------------------------------------------------------------------------------

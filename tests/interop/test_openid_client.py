@@ -281,7 +281,7 @@ def test_a_program_gets_tokens_of_its_own(desk, openid_client, bound):
 
 
 def test_logging_out_ends_the_session_and_every_app_is_told(
-    desk, openid_client, till, browser, receiver, until
+    desk, openid_client, till, browser, receiver, *, until
 ):
     tokens = logged_in(openid_client, browser, scope="openid orders:read")
     assert desk.orders(tokens["access_token"]) == 200

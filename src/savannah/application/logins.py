@@ -300,7 +300,7 @@ class Logins:
         scopes = claims.scopes & client.scopes
         if user is not None:
             scopes &= scopes_of(user.role)
-        # It allows nothing at the API, so neither role nor app has it; the token says that it stays.
+        # It allows nothing at the API, so neither role nor app has it.
         scopes |= claims.scopes & {OFFLINE}
         return LiveToken(claims=claims, user=user, client=client, scopes=scopes)
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 from litestar import Request, Response
@@ -35,6 +36,8 @@ from savannah.entrypoints.http.operations import canonical_path
 
 log = logging.getLogger("savannah.http")
 
+# What a URI fragment may hold as it is (RFC 3986 section 3.5), besides letters and digits.
+_IN_FRAGMENT: Final = "-._~!$&'()*+,;=:@/?"
 PROBLEM_STATE: Final = "problem"  # where the gate finds the code
 # In the application's state: the address of the metadata of our API as a resource.
 RESOURCE_METADATA: Final = "resource_metadata"
@@ -188,7 +191,7 @@ def document(
 
 def pointer(path: str) -> str:
     """A field's path as a JSON Pointer fragment (RFC 6901 section 6); "" is the whole body."""
-    return f"#/{path}" if path else "#"
+    return f"#/{quote(path, safe=_IN_FRAGMENT, errors='replace')}" if path else "#"
 
 
 def _members(error: SavannahError) -> dict[str, object]:
