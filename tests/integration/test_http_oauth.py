@@ -627,7 +627,7 @@ def test_introspection_tells_the_owner_and_resource_servers(op, app, resource_se
         found = look(who, tokens["access_token"]).json()
         assert found == {
             "active": True,
-            "scope": "openid orders:read",
+            "scope": "openid offline_access orders:read",
             "client_id": app.client_id,
             "username": "johndoe",
             "token_type": "Bearer",
