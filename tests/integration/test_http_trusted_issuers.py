@@ -10,6 +10,7 @@ from fake_issuer import AUDIENCE, JWKS, FakeIssuer, rsa_key
 from savannah.adapters.trusted_issuers import JwksIssuers
 from savannah.application.identity import IdentitySettings
 from savannah.domain.access import Role, Scope
+from savannah.domain.errors import InvalidToken
 from savannah.domain.notification import Rate
 from savannah.domain.trusted_issuers import TrustedIssuer
 
@@ -95,6 +96,14 @@ def test_what_they_did_is_written_down_under_issuer_and_subject(desk, bearer, is
             return [each.actor for each in events]
 
     assert desk.run(actors()) == [f"external:{issuer.url}#jane"]
+
+
+def test_a_token_that_is_bound_to_no_key_is_no_good_beside_the_proof_of_one(desk, bearer):
+    token = bearer().removeprefix("Bearer ")
+    logins = desk.savannah.identity.logins
+    with pytest.raises(InvalidToken):
+        desk.run(logins.authenticate(token, key_thumbprint="of a key"))
+    assert desk.run(logins.authenticate(token)).principal.endswith("#jane")
 
 
 def test_an_idempotency_key_is_theirs_alone(desk, bearer):

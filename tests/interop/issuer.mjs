@@ -82,7 +82,7 @@ const kinds = {
           server.service.once('beforeTokenSigning', (token) => {
             Object.assign(token.header, header);
             Object.assign(token.payload, claims);
-            if (left !== undefined) token.payload.exp = token.payload.iat + left;
+            if (left != null) token.payload.exp = token.payload.iat + left;
             for (const [name, value] of Object.entries(token.payload)) {
               if (value === null) delete token.payload[name];
             }

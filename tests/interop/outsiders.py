@@ -198,9 +198,13 @@ class Desk:
         assert made.status_code == 201, made.text
         app: dict[str, Any] = made.json()
         if provider is not None:
-            done = self._processes.run("apps", "configure", app["client_id"], json.dumps(provider))
-            assert done.returncode == 0, done.stderr
+            self.command("apps", "configure", app["client_id"], json.dumps(provider))
         return app
+
+    def command(self, *arguments: str) -> None:
+        """A command of the operator, beside the running server."""
+        done = self._processes.run(*arguments)
+        assert done.returncode == 0, done.stderr
 
     def orders(self, access_token: str, *, scheme: str = "Bearer") -> int:
         """The status that our API answers such a token."""
