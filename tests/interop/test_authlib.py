@@ -123,7 +123,9 @@ def test_refresh_introspection_and_revocation(desk, visitor, browser, session):
     assert (said["active"], said["username"]) == (True, "johndoe")
     assert desk.orders(access_token) == 200
     hint = "refresh_token"
-    done = session.revoke_token(f"{desk.url}/oauth/revoke", token=second["refresh_token"], token_type_hint=hint)
+    done = session.revoke_token(
+        f"{desk.url}/oauth/revoke", token=second["refresh_token"], token_type_hint=hint
+    )
     assert done.status_code == 200
     assert session.introspect_token(f"{desk.url}/oauth/introspect", token=access_token).json() == {
         "active": False
