@@ -1,18 +1,22 @@
 """Telling apps of logouts: over real sockets, and never into our own network."""
 
 import asyncio
+from contextlib import suppress
+from ipaddress import ip_address
 
 import pytest
 
-from savannah.adapters.logout_sender import HttpLogoutSender
+from savannah.adapters.logout_sender import HttpLogoutSender, is_public
 
 
 class Receiver:
     """An app on a socket of this machine; keeps what it was sent."""
 
-    def __init__(self, answer):
+    def __init__(self, answer, *, stays=False):
         self.answer = answer
+        self.stays = stays
         self.requests = []
+        self.writers = []
 
     async def __aenter__(self):
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -22,14 +26,25 @@ class Receiver:
     async def __aexit__(self, *_):
         self.server.close()
         await self.server.wait_closed()
+        for writer in self.writers:
+            writer.close()
+            await writer.wait_closed()
 
     async def _serve(self, reader, writer):
+        self.writers.append(writer)
+        with suppress(asyncio.IncompleteReadError):  # the other side has gone
+            await self._answer(reader, writer)
+            while self.stays:
+                await self._answer(reader, writer)
+        writer.close()
+
+    async def _answer(self, reader, writer):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = int(head.lower().partition("content-length: ")[2].partition("\r")[0])
         self.requests.append((head, (await reader.readexactly(length)).decode()))
-        writer.write(self.answer.encode() + b"Connection: close\r\n\r\n")
+        end = b"\r\n" if self.stays else b"Connection: close\r\n\r\n"
+        writer.write(self.answer.encode() + end)
         await writer.drain()
-        writer.close()
 
 
 def told(answer, *, allow_loopback=True, uri="http://localhost:{port}/out?x=1"):
@@ -77,6 +92,13 @@ def test_a_redirect_is_not_followed():
         "https://169.254.169.254/latest/meta-data",
         "https://0.0.0.0:{port}/",
         "https://[fd00::1]/",
+        "https://[64:ff9b::10.0.0.1]/",
+        "https://[64:ff9b:1::10.0.0.1]/",
+        "https://[2002:a00:1::1]/",
+        "https://[::10.0.0.1]/",
+        "https://[fec0::1]/",
+        "https://[ff02::1]/",
+        "https://224.0.0.1/",
         "https://2130706433:{port}/",
         "http://93.184.215.14/",
         "https://",
@@ -103,3 +125,33 @@ def test_an_app_that_is_away_has_not_taken_it():
         return taken
 
     assert asyncio.run(story()) is False
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["64:ff9b::a00:1", "64:ff9b:1::a00:1", "2002:a00:1::1", "::a00:1", "fec0::1", "ff02::1"]
+    + ["::ffff:10.0.0.1", "224.0.0.1", "100.64.0.1", "fe80::1%eth0", "2001:0:1::1"],
+)
+def test_an_address_that_only_looks_public_is_none(address):
+    assert not is_public(ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])
+def test_a_public_address_is_one(address):
+    assert is_public(ip_address(address))
+
+
+def test_what_one_name_has_proved_is_not_believed_of_another():
+    """Two apps at one address: a connection says whose it is only to the name it was made for."""
+    made = []
+
+    async def story():
+        async with Receiver("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", stays=True) as app:
+            sender = HttpLogoutSender(allow_loopback=True)
+            for name in ("localhost", "127.0.0.1"):
+                assert await sender.send(f"http://{name}:{app.port}/", "a.b.c")
+            await sender.aclose()
+            made.append(len(app.writers))
+
+    asyncio.run(story())
+    assert made == [2]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -21,6 +21,11 @@ from savannah.application.ports import LogoutSender
 _log = logging.getLogger("savannah.logout")
 
 _TIMEOUT_S: Final = 5.0
+# Addresses of IPv6 that a network may turn into one of IPv4, private ones among them: RFC 6052 and
+# RFC 8215 (NAT64), RFC 3056 (6to4), RFC 4291 section 2.5.5.1; and RFC 3879 (site-local).
+_NOT_PUBLIC: Final = tuple(
+    map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "::/96", "fec0::/10"))
+)
 
 
 class HttpLogoutSender(LogoutSender):
@@ -53,9 +58,13 @@ class HttpLogoutSender(LogoutSender):
         spelled = f"[{address}]" if ":" in address else address
         target = parts._replace(netloc=f"{spelled}:{port}").geturl()
         if self._client is None:
-            # No proxy of the environment: it would look the name up anew.
             self._client = httpx.AsyncClient(
-                timeout=_TIMEOUT_S, follow_redirects=False, trust_env=False
+                timeout=_TIMEOUT_S,
+                follow_redirects=False,
+                trust_env=False,  # a proxy of the environment would look the name up anew
+                # A connection is known by its address: kept, it would carry what is meant for
+                # another name there, whose certificate nobody has seen.
+                limits=httpx.Limits(max_keepalive_connections=0),
             )
         async with self._client.stream(
             "POST",
@@ -72,7 +81,7 @@ class HttpLogoutSender(LogoutSender):
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = [ip_address(each[4][0]) for each in found]
         here = self._allow_loopback and all(each.is_loopback for each in addresses)
-        if not here and (scheme != "https" or not all(each.is_global for each in addresses)):
+        if not here and (scheme != "https" or not all(map(is_public, addresses))):
             raise ValueError("not a public https address")
         return str(addresses[0])
 
@@ -81,3 +90,10 @@ class HttpLogoutSender(LogoutSender):
         if self._client is not None:
             await self._client.aclose()
             self._client = None
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether this is the address of one machine that all the world may call."""
+    if isinstance(address, IPv6Address) and any(address in each for each in _NOT_PUBLIC):
+        return False
+    return address.is_global and not address.is_multicast
