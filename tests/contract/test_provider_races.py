@@ -19,6 +19,7 @@ from savannah.adapters.tokens import JoseTokens
 from savannah.application.identity import IdentitySettings
 from savannah.application.ports import LogoutSender
 from savannah.application.savannah import Identity
+from savannah.domain.access import Caller
 from savannah.domain.errors import TokenRevoked
 from savannah.domain.identity import Grant, GrantId, digest
 from savannah.domain.oauth import AuthorizationCode, OAuthError, Parameters
@@ -138,3 +139,38 @@ async def test_of_many_refreshes_at_once_exactly_one_gets_tokens(
         await all_revoked(identity, [first, won])
         fields["refresh_token"] = won.refresh_token
         assert await issue(client, **fields) is None
+
+
+@pytest.mark.parametrize("end", ["logout", "disabled"])
+async def test_no_grant_is_left_over_from_a_login_that_ends_meanwhile(storage, identity, end):
+    boss = await identity.accounts.create_superuser(username="boss", password="Zawadi-2026")
+    await identity.accounts.create_superuser(username="second", password="Zawadi-2026")
+    admin = Caller.admin("tests")
+    client, _ = await identity.apps.create_client(name="Till", redirect_uris=[BACK], by=admin)
+    changes = {"skip_consent": True, "require_pkce": False}
+    await identity.apps.configure_provider(client.client_id, changes, by=admin)
+    fields = {"client_id": client.client_id, "redirect_uri": BACK, "response_type": "code"}
+    request = Parameters(fields.items())
+
+    async def over(cookie):
+        if end == "logout":
+            await identity.sessions.end(cookie)
+        else:
+            await identity.accounts.set_active(boss.id, active=False, by=None)
+
+    for _ in range(ROUNDS):
+        waiting = await identity.authorization.begin(request, cookie=None)
+        opened, _ = await identity.authorization.log_in(
+            waiting.ticket, cookie=None, username="boss", password="Zawadi-2026", address="::1"
+        )
+        many = (identity.authorization.begin(request, cookie=opened.cookie) for _ in range(4))
+        *found, _ = await asyncio.gather(*many, over(opened.cookie))
+        codes = [
+            each.parameters["code"] for each in found if "code" in getattr(each, "parameters", {})
+        ]
+        async with storage(reading="fresh") as uow:
+            for code in codes:
+                kept = await uow.handshakes.find_code(digest(code))
+                grant = await uow.grants.find(kept.grant_id)
+                assert grant.revoked_at is not None
+        await identity.accounts.set_active(boss.id, active=True, by=None)

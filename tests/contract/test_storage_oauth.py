@@ -315,7 +315,8 @@ async def test_a_session_is_found_by_its_cookie_renewed_and_ended_once(storage, 
     renewed = replace(session, digest="e" * 64, auth_time=at, expires_at=at + MINUTE)
     async with storage() as uow:
         assert await uow.sessions.find(session.digest) == session
-        assert await uow.sessions.get(session.id) == session
+        for lock in (None, "share", "update"):
+            assert await uow.sessions.get(session.id, lock=lock) == session
         assert await uow.sessions.get(make.id()) is None
         await uow.sessions.save(renewed)
         await uow.commit()
@@ -347,7 +348,8 @@ async def test_all_sessions_of_one_person_end_together_and_old_ones_are_forgotte
     async with storage() as uow:
         for session in (first, gone, other):
             await uow.sessions.add(session)
-        await uow.sessions.end_of_user(john.id, at=at)
+        assert await uow.sessions.end_of_user(john.id, at=at) == [first.id]
+        assert not await uow.sessions.end_of_user(make.id(), at=at)
         await uow.commit()
     async with storage() as uow:
         found = [await uow.sessions.get(session.id) for session in (first, gone, other)]

@@ -129,8 +129,10 @@ def test_an_app_that_is_away_has_not_taken_it():
 
 @pytest.mark.parametrize(
     "address",
-    ["64:ff9b::a00:1", "64:ff9b:1::a00:1", "2002:a00:1::1", "::a00:1", "fec0::1", "ff02::1"]
-    + ["::ffff:10.0.0.1", "224.0.0.1", "100.64.0.1", "fe80::1%eth0", "2001:0:1::1"],
+    [
+        *("64:ff9b::a00:1", "64:ff9b:1::a00:1", "2002:a00:1::1", "::a00:1", "fec0::1", "ff02::1"),
+        *("::ffff:10.0.0.1", "224.0.0.1", "100.64.0.1", "fe80::1%eth0", "2001:0:1::1"),
+    ],
 )
 def test_an_address_that_only_looks_public_is_none(address):
     assert not is_public(ip_address(address))

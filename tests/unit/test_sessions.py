@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from office import HERE, PASSWORD, Office, Play, changed
-from savannah.application.authorization import AskConsent, AskLogin
-from savannah.domain.access import Caller
+from savannah.application.authorization import Answer, AskConsent, AskLogin
+from savannah.application.passwords import Proof
+from savannah.application.ports import UnitOfWork
+from savannah.domain.access import Caller, Role
 from savannah.domain.errors import InvalidCredentials, InvalidToken
-from savannah.domain.identity import Client, Grant, GrantId, UserId, digest
+from savannah.domain.identity import Client, Grant, GrantId, User, UserId, digest
 from savannah.domain.oauth import (
     AuthorizationCode,
     BrowserSession,
+    Consent,
     OAuthError,
     Parameters,
     PushedRequest,
@@ -76,6 +80,139 @@ def test_of_two_logouts_at_once_one_is_noted(play: Play) -> None:
                 await asyncio.sleep(0)
         await asyncio.gather(*both)
         assert (await office.actions("user", user.id)).count("user.logged_out") == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("end", ["logout", "password", "disabled", "withdrawn"])
+def test_no_code_outlives_what_has_just_ended_the_login(
+    play: Play, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    async def scene(office: Office) -> None:
+        user = await office.john()
+        client, waiting = await asked(office)
+        cookie = await logged_in(office, waiting)
+        authorization, sessions = office.identity.authorization, office.identity.sessions
+        request = authorization._opened(waiting.ticket).parameters
+        asking = await authorization.begin(request, cookie=cookie)
+        assert isinstance(asking, AskConsent)
+        answer = await authorization.decide(asking.ticket, cookie=cookie, allow=True)
+        assert isinstance(answer, Answer)
+        assert "code" in answer.parameters
+        john = replace(Caller.staff(f"user:{user.id}"), user_id=user.id)
+        covered = authorization._has_to_ask
+
+        async def faster(*args: Any) -> bool:
+            """Everything has been looked at, then this comes in between."""
+            found = await covered(*args)
+            if end == "logout":
+                await sessions.end(cookie)
+            elif end == "password":
+                await changed(office, john)
+            elif end == "disabled":
+                await office.accounts.set_active(user.id, active=False, by=None)
+            else:
+                async with office.storage() as uow:
+                    nothing = Consent(
+                        user_id=user.id,
+                        client_id=client.client_id,
+                        scopes=frozenset(),
+                        given_at=office.clock.now(),
+                    )
+                    await uow.consents.put(nothing)
+                    await uow.commit()
+            return found
+
+        monkeypatch.setattr(authorization, "_has_to_ask", faster)
+        late = await authorization.begin(request, cookie=cookie)
+        assert isinstance(late, Answer)
+        word = "consent_required" if end == "withdrawn" else "login_required"
+        assert late.parameters["error"] == word
+        assert "code" not in late.parameters
+
+    play(scene)
+
+
+@pytest.mark.parametrize("end", ["password", "disabled"])
+def test_apps_hear_of_it_when_all_of_somebodys_logins_end(play: Play, end: str) -> None:
+    async def scene(office: Office) -> None:
+        user = await office.john()
+        client, waiting = await asked(office)
+        told = {"backchannel_logout_uri": "https://app.example/out"}
+        await office.apps.configure_provider(client.client_id, told, by=None)
+        cookie = await logged_in(office, waiting)
+        authorization = office.identity.authorization
+        asking = await authorization.resume(waiting.ticket, cookie=cookie)
+        assert isinstance(asking, AskConsent)
+        await authorization.decide(asking.ticket, cookie=cookie, allow=True)
+        assert await office.identity.sessions.deliver_notices() == 0
+        if end == "password":
+            await changed(office, replace(Caller.staff(f"user:{user.id}"), user_id=user.id))
+        else:
+            await office.accounts.set_active(user.id, active=False, by=None)
+        assert await office.identity.sessions.current(cookie) is None
+        assert await office.identity.sessions.deliver_notices() == 1
+        [(uri, _)] = office.logout_sender.sent
+        assert uri == "https://app.example/out"
+
+    play(scene)
+
+
+def test_a_login_does_not_revive_a_session_that_has_just_ended(play: Play) -> None:
+    async def scene(office: Office) -> None:
+        await office.john()
+        _, waiting = await asked(office)
+        cookie = await logged_in(office, waiting)
+        authorization, sessions = office.identity.authorization, office.identity.sessions
+        before = await sessions.current(cookie)
+        assert before is not None
+        admit = office.identity.sessions._passwords.admit
+
+        async def after_the_end(uow: UnitOfWork, proof: Proof) -> User | None:
+            await uow.sessions.end(before.session.id, at=office.clock.now())
+            return await admit(uow, proof)
+
+        office.identity.sessions._passwords.admit = after_the_end  # type: ignore[method-assign]
+        opened, _ = await authorization.log_in(
+            waiting.ticket, cookie=cookie, username="johndoe", password=PASSWORD, address=HERE
+        )
+        assert opened.session.id != before.session.id
+        async with office.storage(reading=True) as uow:
+            kept = await uow.sessions.get(before.session.id)
+        assert kept is not None
+        assert kept.ended_at is not None
+
+    play(scene)
+
+
+def test_nobody_allows_more_than_the_page_has_shown(play: Play) -> None:
+    async def scene(office: Office) -> None:
+        user = await office.john()
+        await office.accounts.set_role(user.id, Role.VIEWER, by=None)
+        client, _ = await office.app(redirect_uris=[BACK], scopes=["read", "write"])
+        request = {
+            "client_id": client.client_id,
+            "redirect_uri": BACK,
+            "response_type": "code",
+            "code_challenge": "x" * 43,
+            "code_challenge_method": "S256",
+        }
+        authorization = office.identity.authorization
+        first = await authorization.begin(Parameters(request.items()), cookie=None)
+        assert isinstance(first, AskLogin)
+        opened, shown = await authorization.log_in(
+            first.ticket, cookie=None, username="johndoe", password=PASSWORD, address=HERE
+        )
+        assert isinstance(shown, AskConsent)
+        assert "orders:write" not in shown.scopes
+        await office.accounts.set_role(user.id, Role.STAFF, by=None)
+        await authorization.decide(shown.ticket, cookie=opened.cookie, allow=True)
+        async with office.storage(reading=True) as uow:
+            consent = await uow.consents.find(user.id, client.client_id)
+        assert consent is not None
+        assert consent.scopes == shown.scopes
+        more = await authorization.begin(Parameters(request.items()), cookie=opened.cookie)
+        assert isinstance(more, AskConsent)
 
     play(scene)
 

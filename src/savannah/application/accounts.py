@@ -17,6 +17,7 @@ from savannah.application.ports import (
     UnitOfWork,
     UserFilter,
 )
+from savannah.application.sessions import Sessions
 from savannah.domain.access import Caller, Role, Scope
 from savannah.domain.errors import (
     Invalid,
@@ -47,6 +48,7 @@ class Accounts:
         hasher: PasswordHasher,
         audit: AuditLog,
         lock: LoginLock,
+        sessions: Sessions,
         clock: Clock,
         randomness: Randomness,
         settings: IdentitySettings,
@@ -55,6 +57,7 @@ class Accounts:
         self._hasher = hasher
         self._audit = audit
         self._lock = lock
+        self._sessions = sessions
         self._clock = clock
         self._randomness = randomness
         self._settings = settings
@@ -223,8 +226,7 @@ class Accounts:
             unchanged = fresh.password_hash == user.password_hash
             if unchanged:
                 await uow.users.save(replace(fresh, password_hash=password_hash))
-                await uow.grants.revoke_of_user(user_id, at=self._clock.now())
-                await uow.sessions.end_of_user(user_id, at=self._clock.now())
+                await self._sessions.end_all(uow, user_id)
                 await self._audit.record(
                     uow, "user.password_changed", user_id, by.principal, by.request_id
                 )
@@ -275,7 +277,6 @@ class Accounts:
             InsufficientScope, NotFound, Invalid; LastAdmin when nobody would be left to manage.
         """
         _require_manager(by)
-        now = self._clock.now()
         async with self._storage() as uow:
             user = await _locked_with_admins(uow, who)
             after, changed = user.administered(changes)
@@ -286,8 +287,7 @@ class Accounts:
                 raise LastAdmin
             await uow.users.save(after)
             if not after.is_active:
-                await uow.grants.revoke_of_user(user.id, at=now)
-                await uow.sessions.end_of_user(user.id, at=now)
+                await self._sessions.end_all(uow, user.id)
             actor, request_id = (by.principal, by.request_id) if by else (OPERATOR, None)
             if "role" in changed:
                 data = {"before": user.role.value, "after": after.role.value}

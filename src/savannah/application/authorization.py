@@ -17,7 +17,7 @@ from uuid import UUID
 
 from savannah.application.identity import AuditLog
 from savannah.application.passwords import Passwords
-from savannah.application.ports import Clock, Randomness, Storage, Tokens
+from savannah.application.ports import Clock, Randomness, Storage, Tokens, UnitOfWork
 from savannah.application.sessions import LoggedIn, Sessions
 from savannah.domain.errors import InvalidToken
 from savannah.domain.identity import (
@@ -87,10 +87,16 @@ Outcome = Answer | AskLogin | AskConsent
 
 @dataclass(frozen=True, slots=True)
 class _Ticket:
-    """A request that waits; `session` names the browser session that has logged in for it."""
+    """A request that waits.
+
+    Attributes:
+        session: the browser session that has logged in for it.
+        shown: the scopes that its person was asked about.
+    """
 
     parameters: Parameters
     session: UUID | None
+    shown: frozenset[str] = frozenset()
 
 
 class Authorization:
@@ -187,13 +193,14 @@ class Authorization:
         client = await self._client(waiting.parameters)
         address = return_address(waiting.parameters, client)
         here = await self._sessions.current(cookie)
-        if here is None or here.session.id != waiting.session:
+        if here is None or here.session.id != waiting.session or not waiting.shown:
             return await self._proceed(_Ticket(waiting.parameters, None), client, cookie)
         if not allow:
             return self._refusal(address, OAuthError("access_denied", "The person has refused"))
         try:
             request = self._request(waiting.parameters, client, address)
-            scopes = granted_scopes(request.scope, client, here.user.role)
+            # Of what was shown, for role or app may have been given more since.
+            scopes = granted_scopes(waiting.shown, client, here.user.role)
             return await self._answer(
                 request, client, here, scopes, consented=True, request_id=request_id
             )
@@ -291,7 +298,7 @@ class Authorization:
             return AskConsent(
                 client=client,
                 address=request.address,
-                ticket=self._sealed(_Ticket(waiting.parameters, here.session.id)),
+                ticket=self._sealed(_Ticket(waiting.parameters, here.session.id, scopes)),
                 user=here.user,
                 scopes=scopes,
             )
@@ -325,11 +332,16 @@ class Authorization:
     ) -> bool:
         if "consent" in request.prompts:
             return True
-        if client.metadata.skip_consent:
-            return False
         async with self._storage(reading="fresh") as uow:
-            given = await uow.consents.find(here.user.id, client.client_id)
-        return given is None or not scopes <= given.scopes
+            return not await self._is_covered(uow, client, here, scopes)
+
+    async def _is_covered(
+        self, uow: UnitOfWork, client: Client, here: LoggedIn, scopes: frozenset[str]
+    ) -> bool:
+        if client.metadata.skip_consent:
+            return True
+        given = await uow.consents.find(here.user.id, client.client_id)
+        return given is not None and scopes <= given.scopes
 
     async def _answer(
         self,
@@ -355,6 +367,11 @@ class Authorization:
             auth_time=here.session.auth_time,
         )
         async with self._storage() as uow:
+            # What ends logins and consents does so for the grants it finds; from here on it waits.
+            if await self._sessions.hold(uow, here) is None:
+                raise OAuthError("login_required", "The person has been logged out")
+            if not consented and not await self._is_covered(uow, client, here, scopes):
+                raise OAuthError("consent_required", "The person has withdrawn the consent")
             if consented:
                 before = await uow.consents.find(here.user.id, client.client_id)
                 await uow.consents.put(
@@ -396,7 +413,7 @@ class Authorization:
     def _sealed(self, waiting: _Ticket) -> str:
         session = None if waiting.session is None else str(waiting.session)
         at = self._clock.now().timestamp()
-        body = json.dumps([waiting.parameters.pairs, session, at]).encode()
+        body = json.dumps([waiting.parameters.pairs, session, sorted(waiting.shown), at]).encode()
         return f"{_base64(body)}.{_base64(self._seal(body))}"
 
     def _opened(self, ticket: str) -> _Ticket:
@@ -407,10 +424,12 @@ class Authorization:
             raise _too_old() from None
         if not hmac.compare_digest(seal, self._seal(body)):
             raise _too_old()
-        pairs, session, at = json.loads(body)
+        pairs, session, shown, at = json.loads(body)
         if self._clock.now() - datetime.fromtimestamp(at, UTC) > TICKET_TTL:
             raise _too_old()
-        return _Ticket(_parameters(pairs), None if session is None else UUID(session))
+        return _Ticket(
+            _parameters(pairs), None if session is None else UUID(session), frozenset(shown)
+        )
 
     def _seal(self, body: bytes) -> bytes:
         return hmac.digest(self._ticket_key, body, "sha256")

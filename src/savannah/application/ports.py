@@ -530,7 +530,7 @@ class BrowserSessions(Protocol):
         """By the digest of the cookie's value."""
 
     @abstractmethod
-    async def get(self, session_id: UUID) -> BrowserSession | None: ...
+    async def get(self, session_id: UUID, *, lock: Lock | None = None) -> BrowserSession | None: ...
 
     @abstractmethod
     async def save(self, session: BrowserSession) -> None: ...
@@ -540,7 +540,8 @@ class BrowserSessions(Protocol):
         """Of several callers exactly one hears True."""
 
     @abstractmethod
-    async def end_of_user(self, user_id: UserId, *, at: datetime) -> None: ...
+    async def end_of_user(self, user_id: UserId, *, at: datetime) -> Collection[UUID]:
+        """End all sessions of somebody; the ids of those that had not ended before."""
 
     @abstractmethod
     async def forget(self, *, before: datetime) -> None:

@@ -112,6 +112,7 @@ class Identity:
                 hasher=hasher,
                 audit=audit,
                 lock=lock,
+                sessions=sessions,
                 clock=clock,
                 randomness=randomness,
                 settings=settings,

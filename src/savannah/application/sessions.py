@@ -131,9 +131,12 @@ class Sessions:
             user = await self._passwords.admit(uow, proof)
             if user is None:
                 return None
+            kept = None
             if before is not None and before.user.id == user.id:
+                kept = await uow.sessions.get(before.session.id, lock="update")
+            if kept is not None and kept.is_live(now):  # it may have ended meanwhile
                 session = replace(
-                    before.session,
+                    kept,
                     digest=digest(value),
                     auth_time=now,
                     expires_at=now + self._settings.session_ttl,
@@ -153,6 +156,13 @@ class Sessions:
                 await uow.sessions.add(session)
             await uow.commit()
         return LoggedIn(session=session, user=user, cookie=value)
+
+    async def hold(self, uow: UnitOfWork, here: LoggedIn) -> User | None:
+        """The account as of now, if it is still logged in; whatever ends that waits for us."""
+        user = await uow.users.get(here.user.id, lock="share")
+        session = await uow.sessions.get(here.session.id, lock="share")
+        live = session is not None and session.is_live(self._clock.now())
+        return user if live and user.is_active else None
 
     # --- logging out -----------------------------------------------------------------------------
 
@@ -208,26 +218,36 @@ class Sessions:
         now, user_id = self._clock.now(), session.user_id
         if not await uow.sessions.end(session.id, at=now):
             return
-        for client_id in sorted(await uow.grants.clients_of_session(session.id)):
-            client = await uow.clients.find(client_id)
-            if client is not None and client.metadata.backchannel_logout_uri is not None:
-                await uow.logout_notices.add(
-                    self._notice(client, client.metadata.backchannel_logout_uri, session)
-                )
+        await self._tell(uow, session.id, user_id)
         await uow.grants.revoke_of_session(session.id, at=now)
         await self._audit.record(uow, "user.logged_out", user_id, f"user:{user_id}", request_id)
 
-    def _notice(self, client: Client, uri: str, session: BrowserSession) -> LogoutNotice:
+    async def end_all(self, uow: UnitOfWork, user_id: UserId) -> None:
+        """End all that somebody is logged in with, here and in apps, and send word to the apps.
+
+        The sessions come first: a code that was under way is then either refused or revoked here.
+        """
         now = self._clock.now()
-        return LogoutNotice(
-            id=self._randomness.uuid(),
-            client_id=client.client_id,
-            uri=uri,
-            user_id=UserId(session.user_id),
-            session_id=session.id,
-            created_at=now,
-            due_at=now,
-        )
+        for session_id in await uow.sessions.end_of_user(user_id, at=now):
+            await self._tell(uow, session_id, user_id)
+        await uow.grants.revoke_of_user(user_id, at=now)
+
+    async def _tell(self, uow: UnitOfWork, session_id: UUID, user_id: UserId) -> None:
+        now = self._clock.now()
+        for client_id in sorted(await uow.grants.clients_of_session(session_id)):
+            client = await uow.clients.find(client_id)
+            if client is not None and client.metadata.backchannel_logout_uri is not None:
+                await uow.logout_notices.add(
+                    LogoutNotice(
+                        id=self._randomness.uuid(),
+                        client_id=client_id,
+                        uri=client.metadata.backchannel_logout_uri,
+                        user_id=user_id,
+                        session_id=session_id,
+                        created_at=now,
+                        due_at=now,
+                    )
+                )
 
     # --- telling the apps ------------------------------------------------------------------------
 

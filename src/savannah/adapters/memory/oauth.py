@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
@@ -10,7 +10,13 @@ from typing import TypeVar
 from uuid import UUID
 
 from savannah.adapters.memory.tables import Table, Tables
-from savannah.application.ports import BrowserSessions, Consents, Handshakes, LogoutNotices
+from savannah.application.ports import (
+    BrowserSessions,
+    Consents,
+    Handshakes,
+    Lock,
+    LogoutNotices,
+)
 from savannah.domain.identity import UserId
 from savannah.domain.oauth import (
     AuthorizationCode,
@@ -81,7 +87,8 @@ class MemoryBrowserSessions(BrowserSessions):
         found = (s for s in self._tables.sessions.values() if s.digest == digest)
         return next(found, None)
 
-    async def get(self, session_id: UUID) -> BrowserSession | None:
+    async def get(self, session_id: UUID, *, lock: Lock | None = None) -> BrowserSession | None:
+        del lock  # a unit of work that writes has all of the storage for itself
         return self._tables.sessions.get(session_id)
 
     async def save(self, session: BrowserSession) -> None:
@@ -94,9 +101,9 @@ class MemoryBrowserSessions(BrowserSessions):
         self._tables.sessions.put(session_id, replace(session, ended_at=at))
         return True
 
-    async def end_of_user(self, user_id: UserId, *, at: datetime) -> None:
-        for session in [s for s in self._tables.sessions.values() if s.user_id == user_id]:
-            await self.end(session.id, at=at)
+    async def end_of_user(self, user_id: UserId, *, at: datetime) -> Collection[UUID]:
+        theirs = [s.id for s in self._tables.sessions.values() if s.user_id == user_id]
+        return [each for each in theirs if await self.end(each, at=at)]
 
     async def forget(self, *, before: datetime) -> None:
         old = [k for k, s in self._tables.sessions.items() if s.expires_at <= before]

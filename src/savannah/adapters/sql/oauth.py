@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any, Final
@@ -19,7 +19,13 @@ from savannah.adapters.sql.tables import (
     pushed_requests,
 )
 from savannah.adapters.sql.transaction import Params, Transaction, insert_of
-from savannah.application.ports import BrowserSessions, Consents, Handshakes, LogoutNotices
+from savannah.application.ports import (
+    BrowserSessions,
+    Consents,
+    Handshakes,
+    Lock,
+    LogoutNotices,
+)
 from savannah.domain.identity import UserId
 from savannah.domain.oauth import (
     AuthorizationCode,
@@ -147,6 +153,11 @@ _sessions: Final = browser_sessions.c
 _ADD_SESSION: Final = insert(browser_sessions)
 _FIND_SESSION: Final = select(browser_sessions).where(_sessions.digest == bindparam("of_digest"))
 _GET_SESSION: Final = select(browser_sessions).where(_sessions.id == bindparam("of_id"))
+_GET_SESSION_LOCKED: Final[dict[Lock | None, Any]] = {
+    None: _GET_SESSION,
+    "share": _GET_SESSION.with_for_update(read=True),
+    "update": _GET_SESSION.with_for_update(),
+}
 _SAVE_SESSION: Final = update(browser_sessions).where(_sessions.id == bindparam("of_id"))
 _END: Final = (
     update(browser_sessions)
@@ -154,8 +165,11 @@ _END: Final = (
     .values(ended_at=bindparam("at"))
     .returning(_sessions.id)
 )
-_END_OF_USER: Final = update(browser_sessions).where(
-    _sessions.user_id == bindparam("of_user"), _sessions.ended_at.is_(None)
+_END_OF_USER: Final = (
+    update(browser_sessions)
+    .where(_sessions.user_id == bindparam("of_user"), _sessions.ended_at.is_(None))
+    .values(ended_at=bindparam("at"))
+    .returning(_sessions.id)
 )
 _FORGET_SESSIONS: Final = delete(browser_sessions).where(
     _sessions.expires_at <= bindparam("before")
@@ -174,8 +188,9 @@ class SqlBrowserSessions(BrowserSessions):
     async def find(self, digest: str) -> BrowserSession | None:
         return _session_of(await self._transaction.first(_FIND_SESSION, {"of_digest": digest}))
 
-    async def get(self, session_id: UUID) -> BrowserSession | None:
-        return _session_of(await self._transaction.first(_GET_SESSION, {"of_id": session_id}))
+    async def get(self, session_id: UUID, *, lock: Lock | None = None) -> BrowserSession | None:
+        statement = _GET_SESSION_LOCKED[lock]
+        return _session_of(await self._transaction.first(statement, {"of_id": session_id}))
 
     async def save(self, session: BrowserSession) -> None:
         self._transaction.later(_SAVE_SESSION, {**_session_values(session), "of_id": session.id})
@@ -183,8 +198,9 @@ class SqlBrowserSessions(BrowserSessions):
     async def end(self, session_id: UUID, *, at: datetime) -> bool:
         return await self._transaction.first(_END, {"of_id": session_id, "at": at}) is not None
 
-    async def end_of_user(self, user_id: UserId, *, at: datetime) -> None:
-        self._transaction.later(_END_OF_USER, {"ended_at": at, "of_user": user_id})
+    async def end_of_user(self, user_id: UserId, *, at: datetime) -> Collection[UUID]:
+        rows = await self._transaction.all(_END_OF_USER, {"at": at, "of_user": user_id})
+        return [row.id for row in rows]
 
     async def forget(self, *, before: datetime) -> None:
         self._transaction.later(_FORGET_SESSIONS, {"before": before})
