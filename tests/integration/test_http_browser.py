@@ -445,6 +445,14 @@ def test_a_repeated_parameter_is_refused_where_it_is_safe(app):
     is_page(app.browser.get("/oauth/authorize?client_id=%ff"), 400)
 
 
+@pytest.mark.parametrize("path", ["/oauth/authorize", "/oauth/logout"])
+def test_a_posted_request_is_no_longer_than_an_address_can_be(app, path):
+    for name, value in (("state", "s" * 9000), ("x" * 9000, "1")):
+        sent = {**app.request(), name: value}
+        answer = app.desk.run(app.browser.client.post(path, data=sent))
+        is_page(answer, 400, "The request is too long")
+
+
 def test_an_empty_parameter_is_none(app):
     assert is_login(app.authorize(prompt="", max_age="", code_challenge=""))
 

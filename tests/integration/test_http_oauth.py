@@ -13,7 +13,7 @@ from joserfc.jwk import ECKey, RSAKey
 from relying_party import CALLBACK, NONCE, VERIFIER, challenge, new_app, register
 from savannah.application.identity import IdentitySettings
 from savannah.domain.access import Caller, Role
-from savannah.domain.identity import AuthMethod, GrantType
+from savannah.domain.identity import AuthMethod, GrantType, digest
 from savannah.domain.notification import Rate
 
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
@@ -768,6 +768,10 @@ def test_a_client_pushes_for_itself_alone(op, app, machine):
     is_refused(op.post("/oauth/par", data=asked, headers=header), 400, "invalid_request")
 
 
+def test_nothing_is_kept_that_is_too_long_to_be_used(app):
+    is_refused(app.post("/oauth/par", **app.request(state="s" * 9000)), 400, "invalid_request")
+
+
 # --- proof of possession -------------------------------------------------------------------------
 
 
@@ -838,6 +842,30 @@ def test_a_bound_token_is_good_with_its_key_alone(op, machine, own_key):
     assert info.json()["token_type"] == "DPoP"
     seen = look(machine, token).json()
     assert (seen["token_type"], seen["cnf"]) == ("DPoP", {"jkt": own_key.thumbprint()})
+
+
+def test_nobody_in_particular_makes_us_keep_proofs(op, machine, own_key):
+    bound = bound_call(op, machine, MACHINE, proof(op, own_key, "POST", TOKEN_URI)).json()
+    plain = machine.post("/oauth/token", **MACHINE).json()["access_token"]
+    stranger = ECKey.generate_key("P-256")
+    for key, token in (
+        (own_key, "rubbish"),
+        (own_key, f"{bound['access_token']}x"),
+        (stranger, bound["access_token"]),
+        (own_key, plain),
+    ):
+        for uri in (API_URI, f"{ISSUER}/oauth/userinfo"):
+            shown = proof(op, key, "GET", uri, token=token, jti="once")
+            headers = {"Authorization": f"DPoP {token}", "DPoP": shown}
+            assert op.get(uri.removeprefix(ISSUER), headers=headers).status_code == 401
+
+    async def is_new(key):
+        async with op.storage() as uow:
+            kept = digest(f"proof {key.thumbprint()} once")
+            return await uow.handshakes.claim(kept, expires_at=op.clock.now() + MINUTE)
+
+    assert op.run(is_new(own_key))
+    assert op.run(is_new(stranger))
 
 
 def test_a_plain_token_is_no_better_with_a_proof(op, machine, own_key):

@@ -136,7 +136,7 @@ class Authorization:
         request_uri = parameters.many("request_uri")
         if len(request_uri) == 1 and request_uri[0].startswith(REQUEST_URI_PREFIX):
             parameters = await self._pushed(request_uri[0], client)
-        if sum(len(name) + len(value) for name, value in parameters.pairs) > PARAMETERS_MOST:
+        if parameters.length > PARAMETERS_MOST:
             raise UnsafeRequest("invalid_request", "The request is too long")
         return await self._proceed(_Ticket(parameters, None), client, cookie)
 
@@ -221,6 +221,8 @@ class Authorization:
         self._request(parameters, client, address)
         secret = self._randomness.symbols(ALPHANUMERIC, SECRET_LENGTH)
         kept = [pair for pair in parameters.pairs if pair[0] not in _CREDENTIALS]
+        if Parameters(kept).length > PARAMETERS_MOST:
+            raise OAuthError("invalid_request", "The request is too long")
         async with self._storage() as uow:
             await uow.handshakes.push(
                 PushedRequest(

@@ -8,7 +8,7 @@ import hmac
 from datetime import timedelta
 from typing import Final
 
-from savannah.application.ports import Clock, ForeignProofs, Storage
+from savannah.application.ports import Clock, ForeignProofs, Storage, Tokens
 from savannah.domain.errors import InvalidToken
 from savannah.domain.identity import digest
 from savannah.domain.oauth import OAuthError
@@ -19,8 +19,11 @@ FRESH_FOR: Final = timedelta(seconds=60)
 class KeyProofs:
     """Checks DPoP proofs; each is good for one request."""
 
-    def __init__(self, *, storage: Storage, proofs: ForeignProofs, clock: Clock) -> None:
+    def __init__(
+        self, *, storage: Storage, tokens: Tokens, proofs: ForeignProofs, clock: Clock
+    ) -> None:
         self._storage = storage
+        self._tokens = tokens
         self._proofs = proofs
         self._clock = clock
 
@@ -33,7 +36,10 @@ class KeyProofs:
 
         Raises:
             OAuthError: `invalid_dpop_proof`.
+            InvalidToken, TokenExpired: of the token, before anything is kept of the proof; else
+                anybody could make us keep one after the other.
         """
+        bound_to = None if token is None else (await self._tokens.read_access(token)).key_thumbprint
         now = self._clock.now()
         try:
             said = await self._proofs.read_key_proof(proof)
@@ -46,7 +52,7 @@ class KeyProofs:
             and abs(now - said.issued_at) <= FRESH_FOR
             and (bound is None or hmac.compare_digest(bound, (said.token_digest or "").encode()))
         )
-        if not fits:
+        if not fits or (token is not None and said.thumbprint != bound_to):
             raise _refused()
         async with self._storage() as uow:
             first = await uow.handshakes.claim(

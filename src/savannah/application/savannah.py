@@ -126,7 +126,7 @@ class Identity:
             ),
             logins=logins,
             tokens=tokens,
-            key_proofs=KeyProofs(storage=storage, proofs=proofs, clock=clock),
+            key_proofs=KeyProofs(storage=storage, tokens=tokens, proofs=proofs, clock=clock),
             clients=ClientAuthentication(
                 storage=storage, secrets=secrets, proofs=proofs, clock=clock, issuer=issuer
             ),

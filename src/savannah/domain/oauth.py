@@ -224,6 +224,11 @@ class Parameters:
         for name, value in self.pairs:
             self._values.setdefault(name, []).append(value)
 
+    @property
+    def length(self) -> int:
+        """In characters, without what encoding adds."""
+        return sum(len(name) + len(value) for name, value in self.pairs)
+
     def one(self, name: str) -> str | None:
         """Raises: OAuthError, `invalid_request`, for one that came more than once."""
         values = self._values.get(name, [])

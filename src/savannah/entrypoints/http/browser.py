@@ -17,7 +17,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import AnyCallable, Method
 
-from savannah.application.authorization import Answer, AskLogin, Outcome
+from savannah.application.authorization import PARAMETERS_MOST, Answer, AskLogin, Outcome
 from savannah.application.trace import request_id_var
 from savannah.domain.access import scope_text
 from savannah.domain.errors import (
@@ -27,7 +27,13 @@ from savannah.domain.errors import (
     Throttled,
     TooManyAttempts,
 )
-from savannah.domain.oauth import OAuthError, Parameters, ResponseMode, origin_of
+from savannah.domain.oauth import (
+    OAuthError,
+    Parameters,
+    ResponseMode,
+    UnsafeRequest,
+    origin_of,
+)
 from savannah.entrypoints.http import oauth, pages, problems
 from savannah.entrypoints.http.door import AnyResponse, Door, TheDoor, address_of
 from savannah.entrypoints.http.forms import read_form, read_query
@@ -173,6 +179,13 @@ def _path(door: Door, name: str) -> str:
     return f"{urlsplit(door.options.issuer).path}/oauth/{name}"
 
 
+def _anew(door: Door, name: str, form: Parameters) -> Response[None]:
+    """What was posted as a request of this browser's own. Raises: UnsafeRequest."""
+    if form.length > PARAMETERS_MOST:
+        raise UnsafeRequest("invalid_request", "The request is too long")
+    return _see_other(f"{_path(door, name)}?{urlencode(form.pairs)}")
+
+
 # --- authorization -------------------------------------------------------------------------------
 
 
@@ -239,7 +252,7 @@ async def authorize(request: AnyRequest, door: TheDoor) -> AnyResponse:
     if request.method == "POST":
         # A form of another site brings no cookie of ours; the browser's own next step does.
         form = await read_form(request)
-        return _see_other(f"{_path(door, 'authorize')}?{urlencode(form.pairs)}")
+        return _anew(door, "authorize", form)
     query = read_query(request)
     cookie = _cookie(request, door)
     outcome = await door.identity.authorization.begin(query, cookie=cookie)
@@ -343,7 +356,7 @@ _LOGOUT_FIELDS: Final = frozenset(
 async def log_out(request: AnyRequest, door: TheDoor) -> AnyResponse:
     if request.method == "POST":
         form = await read_form(request)
-        return _see_other(f"{_path(door, 'logout')}?{urlencode(form.pairs)}")
+        return _anew(door, "logout", form)
     query, cookie = read_query(request), _cookie(request, door)
     asked = await door.identity.sessions.logout_request(query, cookie=cookie)
     language = _language(request, query.one("ui_locales"))
