@@ -380,6 +380,32 @@ async def test_a_consent_takes_the_place_of_the_former_one(storage, make):
         assert await uow.consents.find(user, "app") == second
 
 
+async def test_consents_are_listed_and_each_is_withdrawn_once(storage, make):
+    user, at = make.id(), make.customer().created_at
+    till, app, other = (
+        Consent(user_id=who, client_id=name, scopes=frozenset({"openid"}), given_at=at)
+        for who, name in ((user, "till"), (user, "app"), (make.id(), "app"))
+    )
+    async with storage() as uow:
+        for consent in (till, app, other):
+            await uow.consents.put(consent)
+        await uow.commit()
+    async with storage(reading=True) as uow:
+        assert list(await uow.consents.of_user(user)) == [app, till]
+        assert not await uow.consents.of_user(make.id())
+
+    async def withdraw():
+        async with storage() as uow:
+            won = await uow.consents.remove(user, "app")
+            await uow.commit()
+            return won
+
+    assert await times_true(withdraw() for _ in range(8)) == 1
+    async with storage(reading=True) as uow:
+        assert list(await uow.consents.of_user(user)) == [till]
+        assert await uow.consents.find(other.user_id, "app") == other
+
+
 # --- logout notices ------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
-from relying_party import CALLBACK, NONCE, VERIFIER, challenge, new_app, register
+from relying_party import CALLBACK, NONCE, VERIFIER, challenge, is_consent, new_app, register
 from savannah.application.identity import IdentitySettings
 from savannah.domain.access import Caller, Role
 from savannah.domain.identity import AuthMethod, GrantType, digest
@@ -770,6 +770,35 @@ def test_a_client_pushes_for_itself_alone(op, app, machine):
 
 def test_nothing_is_kept_that_is_too_long_to_be_used(app):
     is_refused(app.post("/oauth/par", **app.request(state="s" * 9000)), 400, "invalid_request")
+
+
+# --- consents ------------------------------------------------------------------------------------
+
+
+def test_what_was_allowed_is_seen_and_withdrawn_and_ends_every_login(op, app):
+    mine = f"Bearer {op.run(op.log_in('johndoe')).access_token}"
+    assert op.get("/api/auth/consents/", by=mine).json() == {"results": []}
+    found = app.tokens(scope="openid offline_access customers:read")
+    assert op.get("/api/auth/consents/", by=mine).json() == {
+        "results": [
+            {
+                "client_id": app.client_id,
+                "client_name": "My <App> & Co",
+                "scopes": ["openid", "offline_access", "customers:read"],
+                "given_at": "2026-11-23T09:00:00Z",
+            }
+        ]
+    }
+    path = f"/api/auth/consents/{app.client_id}/"
+    assert op.delete(path, by="staff").status_code == 404  # somebody else's
+    assert app.userinfo(found["access_token"]).status_code == 200
+    assert op.delete(path, by=mine).status_code == 204
+    assert app.userinfo(found["access_token"]).status_code == 401
+    is_refused(app.refresh(found["refresh_token"]), 400, "invalid_grant")
+    assert op.get("/api/auth/consents/", by=mine).json() == {"results": []}
+    for again in (path, "/api/auth/consents/caf%C3%A9/"):
+        assert op.delete(again, by=mine).status_code == 404
+    assert is_consent(app.authorize(scope="openid"))
 
 
 # --- proof of possession -------------------------------------------------------------------------

@@ -129,4 +129,7 @@ def test_a_token_of_fewer_scopes_gets_no_further_than_those(desk, refused, call)
 
 def test_a_login_is_enough_for_ones_own_account(desk):
     own = {operation.id for _, _, operation in WITH_TOKEN if operation.scope is None}
-    assert own == {"getProfile", "updateProfile", "changePassword", "getTokenInfo", "logout"}
+    assert own == {
+        *("getProfile", "updateProfile", "changePassword", "getTokenInfo", "logout"),
+        *("listConsents", "withdrawConsent"),
+    }

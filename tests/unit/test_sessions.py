@@ -20,7 +20,6 @@ from savannah.domain.identity import Client, Grant, GrantId, User, UserId, diges
 from savannah.domain.oauth import (
     AuthorizationCode,
     BrowserSession,
-    Consent,
     OAuthError,
     Parameters,
     PushedRequest,
@@ -112,15 +111,7 @@ def test_no_code_outlives_what_has_just_ended_the_login(
             elif end == "disabled":
                 await office.accounts.set_active(user.id, active=False, by=None)
             else:
-                async with office.storage() as uow:
-                    nothing = Consent(
-                        user_id=user.id,
-                        client_id=client.client_id,
-                        scopes=frozenset(),
-                        given_at=office.clock.now(),
-                    )
-                    await uow.consents.put(nothing)
-                    await uow.commit()
+                await office.accounts.withdraw_consent(client.client_id, by=john)
             return found
 
         monkeypatch.setattr(authorization, "_has_to_ask", faster)

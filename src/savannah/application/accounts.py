@@ -5,8 +5,8 @@ Passwords are hashed outside any transaction, because that is slow on purpose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from savannah.application.identity import OPERATOR, AuditLog, IdentitySettings, LoginLock
 from savannah.application.ports import (
@@ -31,11 +31,21 @@ from savannah.domain.identity import (
     Registration,
     User,
     UserId,
+    is_plain,
     login_name,
     typed_password,
 )
 from savannah.domain.identity import new_password as check_new_password
+from savannah.domain.oauth import Consent
 from savannah.domain.paging import Page, PageRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenConsent:
+    """A consent, and what its app is called."""
+
+    consent: Consent
+    client_name: str
 
 
 class Accounts:
@@ -241,6 +251,41 @@ class Accounts:
                 by=by,
                 address=address,
             )
+
+    async def consents(self, *, by: Caller) -> Sequence[GivenConsent]:
+        """What the caller has allowed apps. Raises: RoleForbidden, without an account."""
+        user_id = _account_of(by)
+        async with self._storage(reading="fresh") as uow:
+            given = await uow.consents.of_user(user_id)
+            clients = [await uow.clients.find(each.client_id) for each in given]
+        return [
+            GivenConsent(consent=each, client_name=client.name)
+            for each, client in zip(given, clients, strict=True)
+            if client is not None
+        ]
+
+    async def withdraw_consent(self, client_id: str, *, by: Caller) -> None:
+        """Allow an app nothing any more: every login the caller gave it ends, offline ones too.
+
+        Raises: RoleForbidden; NotFound, where there is no such consent.
+        """
+        user_id = _account_of(by)
+        if not is_plain(client_id):
+            raise NotFound("consent")
+        async with self._storage() as uow:
+            user = await uow.users.get(user_id, lock="update")  # a code under way comes after it
+            if not await uow.consents.remove(user.id, client_id):
+                raise NotFound("consent")
+            await uow.grants.revoke_of_client(client_id, user_id=user_id, at=self._clock.now())
+            await self._audit.record(
+                uow,
+                "user.consent_withdrawn",
+                user_id,
+                by.principal,
+                by.request_id,
+                client=client_id,
+            )
+            await uow.commit()
 
     async def list_users(
         self, where: UserFilter, page: PageRequest, *, by: Caller | None

@@ -556,6 +556,14 @@ class Consents(Protocol):
     async def put(self, consent: Consent) -> None:
         """In place of the one there was."""
 
+    @abstractmethod
+    async def of_user(self, user_id: UserId) -> Sequence[Consent]:
+        """All of somebody's, by the id of the client."""
+
+    @abstractmethod
+    async def remove(self, user_id: UserId, client_id: str) -> bool:
+        """Of several callers exactly one hears True, when there was one."""
+
 
 class LogoutNotices(Protocol):
     """Messages to apps that a session is over; their table is an outbox."""

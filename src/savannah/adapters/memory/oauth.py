@@ -122,6 +122,16 @@ class MemoryConsents(Consents):
     async def put(self, consent: Consent) -> None:
         self._tables.consents.put((consent.user_id, consent.client_id), consent)
 
+    async def of_user(self, user_id: UserId) -> Sequence[Consent]:
+        theirs = [each for each in self._tables.consents.values() if each.user_id == user_id]
+        return sorted(theirs, key=attrgetter("client_id"))
+
+    async def remove(self, user_id: UserId, client_id: str) -> bool:
+        found = await self.find(user_id, client_id)
+        if found is not None:
+            self._tables.consents.drop((user_id, client_id))
+        return found is not None
+
 
 class MemoryLogoutNotices(LogoutNotices):
     """Logout notices as one transaction sees them; a lease is a later due time."""

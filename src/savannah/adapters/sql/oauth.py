@@ -236,6 +236,20 @@ _FIND_CONSENT: Final = select(consents).where(
 )
 
 
+_CONSENTS_OF_USER: Final = (
+    select(consents)
+    .where(consents.c.user_id == bindparam("of_user"))
+    .order_by(consents.c.client_id)
+)
+_REMOVE_CONSENT: Final = (
+    delete(consents)
+    .where(
+        consents.c.user_id == bindparam("of_user"), consents.c.client_id == bindparam("of_client")
+    )
+    .returning(consents.c.client_id)
+)
+
+
 @cache
 def _put_consent(dialect: str) -> Executable:
     statement = insert_of(dialect)(consents)
@@ -255,14 +269,15 @@ class SqlConsents(Consents):
     async def find(self, user_id: UserId, client_id: str) -> Consent | None:
         values = {"of_user": user_id, "of_client": client_id}
         row = await self._transaction.first(_FIND_CONSENT, values)
-        if row is None:
-            return None
-        return Consent(
-            user_id=row.user_id,
-            client_id=row.client_id,
-            scopes=frozenset(row.scopes),
-            given_at=row.given_at,
-        )
+        return None if row is None else _consent_of(row)
+
+    async def of_user(self, user_id: UserId) -> Sequence[Consent]:
+        rows = await self._transaction.all(_CONSENTS_OF_USER, {"of_user": user_id})
+        return [_consent_of(row) for row in rows]
+
+    async def remove(self, user_id: UserId, client_id: str) -> bool:
+        values = {"of_user": user_id, "of_client": client_id}
+        return await self._transaction.first(_REMOVE_CONSENT, values) is not None
 
     async def put(self, consent: Consent) -> None:
         self._transaction.later(
@@ -274,6 +289,15 @@ class SqlConsents(Consents):
                 "given_at": consent.given_at,
             },
         )
+
+
+def _consent_of(row: Row[Any]) -> Consent:
+    return Consent(
+        user_id=row.user_id,
+        client_id=row.client_id,
+        scopes=frozenset(row.scopes),
+        given_at=row.given_at,
+    )
 
 
 # --- logout notices ------------------------------------------------------------------------------

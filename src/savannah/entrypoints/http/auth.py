@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Final
 from uuid import UUID
 
 import msgspec
+from litestar.params import FromPath
 from msgspec import UNSET, Meta, UnsetType
 
 from savannah.application.trace import request_id_var
@@ -186,6 +187,19 @@ class TokenInfoOut(msgspec.Struct):
     iat: int
     exp: int
     expires_in: int
+
+
+class ConsentOut(msgspec.Struct):
+    """What one has allowed an app, until it is withdrawn."""
+
+    client_id: str
+    client_name: str
+    scopes: list[str]
+    given_at: Moment
+
+
+class ConsentsOut(msgspec.Struct):
+    results: list[ConsentOut]
 
 
 def show(user: User) -> UserOut:
@@ -395,6 +409,55 @@ async def get_token_info(request: AnyRequest, door: TheDoor, caller: TheCaller) 
     )
 
 
+@endpoint(
+    "GET",
+    "/auth/consents/",
+    Operation(
+        id="listConsents",
+        tag=TAG,
+        summary="What one has allowed apps",
+        answer=ConsentsOut,
+        about="Apps that need not ask are not among them.",
+    ),
+)
+async def list_consents(request: AnyRequest, door: TheDoor, caller: TheCaller) -> AnyResponse:
+    given = await door.identity.accounts.consents(by=caller)
+    await read_query(request)
+    return json_response(
+        ConsentsOut(
+            results=[
+                ConsentOut(
+                    client_id=each.consent.client_id,
+                    client_name=each.client_name,
+                    scopes=scope_text(each.consent.scopes).split(),
+                    given_at=each.consent.given_at,
+                )
+                for each in given
+            ]
+        )
+    )
+
+
+@endpoint(
+    "DELETE",
+    "/auth/consents/{client_id:str}/",
+    Operation(
+        id="withdrawConsent",
+        tag=TAG,
+        summary="Allow an app nothing any more",
+        status=204,
+        path_schemas={"client_id": {"type": "string"}},
+        errors=(400, 404),
+        about="Every login one gave the app ends at once; it has to ask anew.",
+    ),
+)
+async def withdraw_consent(
+    request: AnyRequest, client_id: FromPath[str], door: TheDoor, caller: TheCaller
+) -> None:
+    await read_query(request)
+    await door.identity.accounts.withdraw_consent(client_id, by=caller)
+
+
 ROUTES = [
     register,
     create_app,
@@ -404,4 +467,6 @@ ROUTES = [
     update_profile,
     change_password,
     get_token_info,
+    list_consents,
+    withdraw_consent,
 ]
