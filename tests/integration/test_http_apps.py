@@ -98,6 +98,69 @@ def test_a_secret_is_rotated_without_a_gap(desk, app, refused):
     refused(desk.delete(f"{path}{newest}/", by="admin"), 409, "last_secret")
 
 
+def test_a_secret_that_others_know_is_replaced_together_with_all_it_has_opened(desk, app, refused):
+    path = f"/api/auth/apps/{app['client_id']}/secrets/"
+    desk.token("staff")
+    known = {"username": "a-staff", "password": PASSWORD, "client_id": app["client_id"]}
+    opened = desk.post(
+        "/api/auth/login/", json={**known, "client_secret": app["client_secret"]}
+    ).json()
+    mine = f"Bearer {opened['access_token']}"
+    desk.post(path, by="admin", json={"end_logins": False})
+    assert desk.get("/api/auth/profile/", by=mine).status_code == 200
+    wrong = desk.post(path, by="admin", json={"end_logins": "yes"})
+    refused(wrong, 422, "validation_error", ("#/end_logins", "wrong_type"))
+    rotated = desk.post(path, by="admin", json={"end_logins": True}).json()
+    assert len(rotated["secrets"]) == 1
+    assert desk.get("/api/auth/profile/", by=mine).status_code == 401
+    form = {"grant_type": "refresh_token", "refresh_token": opened["refresh_token"]}
+    auth = {"client_id": app["client_id"], "client_secret": rotated["client_secret"]}
+    answer = desk.post("/oauth/token", data={**form, **auth})
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant")
+    assert login(desk, app, app["client_secret"]) == 401
+    assert login(desk, app, rotated["client_secret"]) == 200
+
+
+def test_an_administrator_decides_how_the_provider_treats_an_app(desk, app, refused):
+    path = f"/api/auth/apps/{app['client_id']}/provider/"
+    usual = {
+        "token_endpoint_auth_method": None,
+        "jwks": None,
+        "post_logout_redirect_uris": [],
+        "backchannel_logout_uri": None,
+        "require_pkce": True,
+        "skip_consent": False,
+        "resource_server": False,
+    }
+    assert desk.get(path, by="admin").json() == usual
+    key = {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}
+    changes = {
+        "token_endpoint_auth_method": "private_key_jwt",
+        "jwks": {"keys": [key]},
+        "post_logout_redirect_uris": ["https://till.example/bye"],
+        "backchannel_logout_uri": "https://till.example/out",
+        "require_pkce": False,
+        "skip_consent": True,
+        "resource_server": True,
+    }
+    assert desk.patch(path, by="admin", json=changes).json() == changes
+    back = {"token_endpoint_auth_method": None, "jwks": None, "backchannel_logout_uri": None}
+    assert desk.patch(path, by="admin", json=back).json() == {**changes, **back}
+    assert desk.get(path, by="admin").json() == {**changes, **back}
+    wrong = {"jwks": {"keys": [{**key, "d": "AA"}]}, "require_pkce": None, "more": 1}
+    refused(
+        desk.patch(path, by="admin", json=wrong),
+        422,
+        "validation_error",
+        ("#/jwks", "invalid_format"),
+        ("#/require_pkce", "null_not_allowed"),
+        ("#/more", "unknown_field"),
+    )
+    nobody = "/api/auth/apps/nobody/provider/"
+    refused(desk.get(nobody, by="admin"), 404, "not_found")
+    refused(desk.patch(nobody, by="admin", content=b"{"), 404, "not_found")
+
+
 def test_a_public_app_has_no_secret(desk, refused):
     public = {"name": "Phone", "client_type": "public"}
     made = desk.post("/api/auth/apps/", by="admin", json=public).json()

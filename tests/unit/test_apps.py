@@ -325,3 +325,23 @@ def test_a_public_app_has_no_secret_to_rotate(play: Play) -> None:
         assert field_codes(refused) == {("", "invalid_choice")}
 
     play(scene)
+
+
+def test_only_the_logins_of_an_app_whose_secret_is_known_end(play: Play) -> None:
+    async def scene(office: Office) -> None:
+        login, _ = await office.at_work()
+        other, other_secret = await office.app(name="Other")
+        kept = await office.login(other, other_secret)
+        client_id = (await office.logins.token_info(login.access_token)).client_id
+        after, secret = await office.apps.rotate_secret(client_id, end_logins=True, by=None)
+        assert after.accepts_secret(secret)
+        assert len(after.secret_digests) == 1
+        with pytest.raises(TokenRevoked):
+            await office.logins.authenticate(login.access_token)
+        assert await office.logins.authenticate(kept.access_token)
+        assert (await office.actions("client", after.id))[-2:] == [
+            "client.secret_added",
+            "client.logins_ended",
+        ]
+
+    play(scene)

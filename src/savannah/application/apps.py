@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from savannah.application.identity import OPERATOR, AuditLog, IdentitySettings
@@ -173,10 +174,16 @@ class Apps:
             await uow.commit()
         return after
 
-    async def rotate_secret(self, client_id: str, *, by: Caller | None) -> tuple[Client, str]:
+    async def rotate_secret(
+        self, client_id: str, *, end_logins: bool = False, by: Caller | None
+    ) -> tuple[Client, str]:
         """Give an app a new secret, shown this once; the one before goes on until it is removed.
 
         One that is older ends. None is the operator.
+
+        Args:
+            end_logins: for a secret that somebody else may know: the former secrets end at once,
+                and with them all that was got with them, offline logins too.
 
         Raises:
             InsufficientScope, NotFound; Invalid for a public app.
@@ -186,8 +193,13 @@ class Apps:
         async with self._storage() as uow:
             client = await _found(uow, client_id, lock="update")
             after = client.with_secret(secret)
+            if end_logins:
+                after = replace(after, secret_digests=after.secret_digests[:1])
+                await uow.grants.revoke_of_client(client_id, at=self._clock.now())
             await uow.clients.save(after)
             await self._record(uow, "client.secret_added", client, by, secret=after.secret_ids[0])
+            if end_logins:
+                await self._record(uow, "client.logins_ended", client, by)
             await uow.commit()
         return after, secret
 

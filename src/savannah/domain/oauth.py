@@ -155,6 +155,9 @@ def registered(client: Client, changes: Mapping[str, object]) -> Client:
         if name not in _METADATA_RULES:
             problems.add(name, "unknown_field", "There is no such field")
             continue
+        if value is None and name not in _NULLABLE:
+            problems.add(name, "null_not_allowed", "This cannot be null")
+            continue
         rule = partial(_METADATA_RULES[name], value)
         new[name] = problems.check(name, rule, default=getattr(client.metadata, name))
     after = replace(client.metadata, **new)
@@ -210,6 +213,7 @@ _METADATA_RULES: Final[Mapping[str, Callable[[object], Any]]] = {
     "skip_consent": text.flag,
     "resource_server": text.flag,
 }
+_NULLABLE: Final = frozenset({"token_endpoint_auth_method", "jwks", "backchannel_logout_uri"})
 
 
 # --- parameters ----------------------------------------------------------------------------------

@@ -202,6 +202,11 @@ def _add_apps(apps: argparse.ArgumentParser) -> None:
         "rotate-secret", help="give an app a new secret; the one before goes on for now"
     )
     rotate.add_argument("client_id")
+    rotate.add_argument(
+        "--end-logins",
+        action="store_true",
+        help="the secret is known to others: the former ones and all logins of the app end now",
+    )
     rotate.set_defaults(command=_apps_rotate_secret)
     remove = actions.add_parser("remove-secret", help="end one of an app's secrets at once")
     remove.add_argument("client_id")
@@ -481,7 +486,9 @@ def _apps_create(options: argparse.Namespace) -> int:
 def _apps_rotate_secret(options: argparse.Namespace) -> int:
     async def work(container: Container) -> int:
         apps = container.identity().apps
-        client, secret = await apps.rotate_secret(options.client_id, by=None)
+        client, secret = await apps.rotate_secret(
+            options.client_id, end_logins=options.end_logins, by=None
+        )
         _print_credentials(client.client_id, secret)
         for older in client.secret_ids[1:]:
             print(f"The secret {older} goes on until it is removed.")

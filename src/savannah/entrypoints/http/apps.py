@@ -6,7 +6,7 @@ is kept for an Idempotency-Key.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 from uuid import UUID
 
 import msgspec
@@ -15,7 +15,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from savannah.application.ports import ClientFilter
 from savannah.domain.access import Scope, scope_text
-from savannah.domain.identity import Client, ClientType, GrantType
+from savannah.domain.errors import Invalid
+from savannah.domain.identity import AuthMethod, Client, ClientType, GrantType
 from savannah.entrypoints.http.auth import AppIn, ScopeName
 from savannah.entrypoints.http.door import AnyResponse, TheCaller, TheDoor, json_response
 from savannah.entrypoints.http.operations import LINE, Moment, Operation, Param, endpoint
@@ -84,6 +85,49 @@ class AppChanges(msgspec.Struct, forbid_unknown_fields=True):
     scopes: list[ScopeName] | UnsetType = UNSET
     first_party: bool | UnsetType = UNSET
     is_active: bool | UnsetType = UNSET
+
+
+class SecretRotation(msgspec.Struct, forbid_unknown_fields=True):
+    """How a secret is replaced."""
+
+    end_logins: bool = False
+
+
+class ProviderOut(msgspec.Struct):
+    """How the OpenID provider treats an app; the names are those of RFC 7591 where it has one."""
+
+    token_endpoint_auth_method: AuthMethod | None
+    jwks: dict[str, Any] | None
+    post_logout_redirect_uris: list[str]
+    backchannel_logout_uri: str | None
+    require_pkce: bool
+    skip_consent: bool
+    resource_server: bool
+
+
+class ProviderChanges(msgspec.Struct, forbid_unknown_fields=True):
+    """A merge patch of that (RFC 7396): absent fields stay, null is the usual."""
+
+    token_endpoint_auth_method: AuthMethod | UnsetType | None = UNSET
+    jwks: dict[str, Any] | UnsetType | None = UNSET
+    post_logout_redirect_uris: list[str] | UnsetType = UNSET
+    backchannel_logout_uri: str | UnsetType | None = UNSET
+    require_pkce: bool | UnsetType = UNSET
+    skip_consent: bool | UnsetType = UNSET
+    resource_server: bool | UnsetType = UNSET
+
+
+def _show_provider(client: Client) -> ProviderOut:
+    metadata = client.metadata
+    return ProviderOut(
+        token_endpoint_auth_method=metadata.token_endpoint_auth_method,
+        jwks=None if metadata.jwks is None else dict(metadata.jwks),
+        post_logout_redirect_uris=list(metadata.post_logout_redirect_uris),
+        backchannel_logout_uri=metadata.backchannel_logout_uri,
+        require_pkce=metadata.require_pkce,
+        skip_consent=metadata.skip_consent,
+        resource_server=metadata.resource_server,
+    )
 
 
 def show(client: Client) -> ManagedAppOut:
@@ -212,19 +256,27 @@ async def update_app(
         tag=TAG,
         summary="Give an app a new secret, shown once",
         scope=Scope.APPS_MANAGE,
+        body=SecretRotation,
+        body_required=False,
         status=201,
         answer=NewAppOut,
         path_schemas={"client_id": {"type": "string"}},
-        errors=(400, 404, 422),
-        about="The secret before goes on until it is removed; one that is older ends.",
+        errors=(400, 404, 413, 415, 422),
+        about=(
+            "The secret before goes on until it is removed; one that is older ends. With "
+            "`end_logins` all former secrets end at once, and every login of the app with them."
+        ),
     ),
 )
 async def rotate_secret(
     request: AnyRequest, client_id: FromPath[str], door: TheDoor, caller: TheCaller
 ) -> AnyResponse:
     apps = door.identity.apps
-    await read_query(request, exists=lambda: apps.get_client(client_id, by=caller))
-    client, secret = await apps.rotate_secret(client_id, by=caller)
+    body = await read_object(request, exists=lambda: apps.get_client(client_id, by=caller))
+    end_logins = body.get("end_logins", False)
+    if not isinstance(end_logins, bool):
+        raise Invalid.one("end_logins", "wrong_type", "This must be true or false")
+    client, secret = await apps.rotate_secret(client_id, end_logins=end_logins, by=caller)
     return json_response(_with_secret(client, secret), status=201)
 
 
@@ -253,7 +305,56 @@ async def remove_secret(
     await apps.remove_secret(client_id, secret_id, by=caller)
 
 
+@endpoint(
+    "GET",
+    "/auth/apps/{client_id:str}/provider/",
+    Operation(
+        id="getAppProvider",
+        tag=TAG,
+        summary="How the OpenID provider treats an app",
+        scope=Scope.APPS_MANAGE,
+        answer=ProviderOut,
+        path_schemas={"client_id": {"type": "string"}},
+        errors=(400, 404),
+    ),
+)
+async def get_provider(
+    request: AnyRequest, client_id: FromPath[str], door: TheDoor, caller: TheCaller
+) -> AnyResponse:
+    client = await door.identity.apps.get_client(client_id, by=caller)
+    await read_query(request)
+    return json_response(_show_provider(client))
+
+
+@endpoint(
+    "PATCH",
+    "/auth/apps/{client_id:str}/provider/",
+    Operation(
+        id="updateAppProvider",
+        tag=TAG,
+        summary="Change how the OpenID provider treats an app",
+        scope=Scope.APPS_MANAGE,
+        body=ProviderChanges,
+        merge=True,
+        answer=ProviderOut,
+        path_schemas={"client_id": {"type": "string"}},
+        errors=(400, 404, 413, 415, 422),
+        about="Logout addresses, keys for `private_key_jwt`, PKCE, consent, introspection.",
+    ),
+)
+async def update_provider(
+    request: AnyRequest, client_id: FromPath[str], door: TheDoor, caller: TheCaller
+) -> AnyResponse:
+    apps = door.identity.apps
+    changes = await read_object(request, exists=lambda: apps.get_client(client_id, by=caller))
+    return json_response(
+        _show_provider(await apps.configure_provider(client_id, changes, by=caller))
+    )
+
+
 ROUTES = [
+    get_provider,
+    update_provider,
     list_apps,
     create_managed_app,
     get_app,
