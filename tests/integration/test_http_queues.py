@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from relying_party import new_app, register
 from savannah.adapters.saq_queue import SaqQueue, SaqWorker
 from savannah.adapters.saq_queue.board import QueueBoard
 from savannah.domain.order import NotificationId
@@ -114,8 +115,9 @@ def test_the_page_and_its_assets_are_complete_and_allowed_by_its_policy(office):
     assert answer.status_code == 200
     policy = answer.headers["content-security-policy"]
     sources = re.findall(r'(?:src|href)="([^"]+)"', answer.text)
-    assert len(sources) == 3
-    for source in sources:
+    assert len(sources) == 4
+    assert sources.count(f"{ROOT}/sign-out") == 1
+    for source in set(sources) - {f"{ROOT}/sign-out"}:
         assert source.startswith(f"{ROOT}/static/")  # nothing from elsewhere
         asset = office.desk.get(source, by="admin")
         assert asset.status_code == 200
@@ -178,6 +180,42 @@ def test_a_cookie_of_somebody_who_is_no_administrator_any_more_opens_nothing(off
     assert desk.get(f"{ROOT}/api/queues", headers=same).status_code == 200
     desk.run(desk.identity.accounts.set_role("a-admin", "staff", by=None))
     refused(desk.get(f"{ROOT}/api/queues", headers=same), 403, "insufficient_scope")
+
+
+def test_an_administrator_who_has_logged_in_to_any_app_needs_no_token(office, refused):
+    desk, same = office.desk, {"Sec-Fetch-Site": "same-origin"}
+    register(desk)
+    app = new_app(desk)
+    app.code()
+    browser = app.browser
+    for path in ("/", "/api/queues"):
+        asked = browser.get(ROOT + path, headers=same)
+        refused(asked, 403, "insufficient_scope")
+    desk.run(desk.identity.accounts.create_superuser(username="boss", password="Zawadi-2026"))
+    desk.run(desk.identity.accounts.set_role("johndoe", "admin", by=None))
+    page = browser.get(f"{ROOT}/", headers=HTML)
+    assert page.status_code == 200
+    assert browser.get(f"{ROOT}/api/queues", headers=same).status_code == 200
+    waiting = [id_ for id_ in office.ids if id_ not in office.begun]
+    for elsewhere in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {}):
+        answer = browser.post(office.path(waiting[0], "/abort"), headers=elsewhere)
+        refused(answer, 401, "authentication_required")
+    assert browser.post(office.path(waiting[0], "/abort"), headers=same).status_code == 200
+    asked = browser.get(f"{ROOT}/sign-out", headers=BROWSER)
+    assert "Do you want to log out?" in asked.text
+    browser.send(asked)
+    assert browser.get(f"{ROOT}/", headers=BROWSER).status_code == 401
+
+
+def test_who_signs_out_leaves_no_token_behind(office):
+    desk = office.desk
+    desk.post(f"{ROOT}/sign-in", data={"token": desk.token("admin")}, headers=BROWSER)
+    forced = desk.get(f"{ROOT}/sign-out", headers={**HTML, "Sec-Fetch-Site": "cross-site"})
+    assert "set-cookie" not in forced.headers
+    assert desk.get(f"{ROOT}/", headers=BROWSER).status_code == 200
+    left = desk.get(f"{ROOT}/sign-out", headers=BROWSER)
+    assert (left.status_code, left.headers["location"]) == (303, f"{ROOT}/")
+    assert desk.get(f"{ROOT}/", headers=BROWSER).status_code == 401
 
 
 def test_an_administrator_retries_and_aborts_jobs(office):

@@ -136,7 +136,8 @@ def _cookie_name(door: Door) -> str:
     return "__Host-savannah" if _is_secure(door) else "savannah"
 
 
-def _cookie(request: AnyRequest, door: Door) -> str | None:
+def session_cookie(request: AnyRequest, door: Door) -> str | None:
+    """What the browser holds of its session, where that can be one of ours."""
     value = request.cookies.get(_cookie_name(door))
     sound = value is not None and 0 < len(value) <= _SYMBOLS_MOST and value.isascii()
     return value if sound else None
@@ -175,7 +176,8 @@ def _is_from_here(form: Parameters, cookie: str | None, door: Door) -> bool:
     return hmac.compare_digest(shown.encode(), known.encode())
 
 
-def _path(door: Door, name: str) -> str:
+def path_of(door: Door, name: str) -> str:
+    """Where the provider has an endpoint, as a browser asks for it."""
     return f"{urlsplit(door.options.issuer).path}/oauth/{name}"
 
 
@@ -183,7 +185,7 @@ def _anew(door: Door, name: str, form: Parameters) -> Response[None]:
     """What was posted as a request of this browser's own. Raises: UnsafeRequest."""
     if form.length > PARAMETERS_MOST:
         raise UnsafeRequest("invalid_request", "The request is too long")
-    return _see_other(f"{_path(door, name)}?{urlencode(form.pairs)}")
+    return _see_other(f"{path_of(door, name)}?{urlencode(form.pairs)}")
 
 
 # --- authorization -------------------------------------------------------------------------------
@@ -215,7 +217,7 @@ def _shown(
     if isinstance(outcome, AskLogin):
         page = pages.login_page(
             language,
-            action=_path(door, "login"),
+            action=path_of(door, "login"),
             hidden=hidden,
             app=outcome.client.name,
             username=(outcome.login_hint or "")[:320] if username is None else username,
@@ -224,7 +226,7 @@ def _shown(
     else:
         page = pages.consent_page(
             language,
-            action=_path(door, "consent"),
+            action=path_of(door, "consent"),
             hidden=hidden,
             app=outcome.client.name,
             user=outcome.user.username,
@@ -254,7 +256,7 @@ async def authorize(request: AnyRequest, door: TheDoor) -> AnyResponse:
         form = await read_form(request)
         return _anew(door, "authorize", form)
     query = read_query(request)
-    cookie = _cookie(request, door)
+    cookie = session_cookie(request, door)
     outcome = await door.identity.authorization.begin(query, cookie=cookie)
     locales = query.many("ui_locales")
     language = _language(request, locales[0] if locales else None)
@@ -270,7 +272,7 @@ async def log_in(request: AnyRequest, door: TheDoor) -> AnyResponse:
     form = await read_form(request)
     form.require_single()
     await door.count_anonymous(request)
-    ticket, cookie = form.one("ticket") or "", _cookie(request, door)
+    ticket, cookie = form.one("ticket") or "", session_cookie(request, door)
     language = _typed_language(form, request)
     username, password = form.one("username") or "", form.one("password") or ""
 
@@ -310,7 +312,7 @@ async def log_in(request: AnyRequest, door: TheDoor) -> AnyResponse:
         shown = _answered(outcome, language)
     else:
         asked = urlencode({"ticket": outcome.ticket, "lang": language})
-        shown = _see_other(f"{_path(door, 'continue')}?{asked}")
+        shown = _see_other(f"{path_of(door, 'continue')}?{asked}")
     _set_cookie(shown, door, opened.cookie)
     return shown
 
@@ -319,7 +321,7 @@ async def log_in(request: AnyRequest, door: TheDoor) -> AnyResponse:
 async def go_on(request: AnyRequest, door: TheDoor) -> AnyResponse:
     query = read_query(request)
     query.require_single()
-    cookie = _cookie(request, door)
+    cookie = session_cookie(request, door)
     outcome = await door.identity.authorization.resume(query.one("ticket") or "", cookie=cookie)
     language = _typed_language(query, request)
     return _shown(request, door, outcome, language=language, cookie=cookie)
@@ -329,7 +331,7 @@ async def go_on(request: AnyRequest, door: TheDoor) -> AnyResponse:
 async def consent(request: AnyRequest, door: TheDoor) -> AnyResponse:
     form = await read_form(request)
     form.require_single()
-    ticket, cookie = form.one("ticket") or "", _cookie(request, door)
+    ticket, cookie = form.one("ticket") or "", session_cookie(request, door)
     language = _typed_language(form, request)
     if not _is_from_here(form, cookie, door):
         outcome = await door.identity.authorization.resume(ticket, cookie=cookie)
@@ -357,7 +359,7 @@ async def log_out(request: AnyRequest, door: TheDoor) -> AnyResponse:
     if request.method == "POST":
         form = await read_form(request)
         return _anew(door, "logout", form)
-    query, cookie = read_query(request), _cookie(request, door)
+    query, cookie = read_query(request), session_cookie(request, door)
     asked = await door.identity.sessions.logout_request(query, cookie=cookie)
     language = _language(request, query.one("ui_locales"))
     if not asked.confirm:
@@ -368,19 +370,19 @@ async def log_out(request: AnyRequest, door: TheDoor) -> AnyResponse:
         ("csrf", door.identity.sessions.csrf_token(cookie)),
         ("lang", language),
     ]
-    page = pages.logout_page(language, action=_path(door, "logout/confirm"), hidden=hidden)
+    page = pages.logout_page(language, action=path_of(door, "logout/confirm"), hidden=hidden)
     origin = "" if asked.return_to is None else f" {origin_of(asked.return_to)}"
     return _html(page, policy=pages.policy(form_action=f"'self'{origin}"))
 
 
 @endpoint("POST", paths=["/oauth/logout/confirm"])
 async def confirm_log_out(request: AnyRequest, door: TheDoor) -> AnyResponse:
-    form, cookie = await read_form(request), _cookie(request, door)
+    form, cookie = await read_form(request), session_cookie(request, door)
     asked = await door.identity.sessions.logout_request(form, cookie=cookie)
     language = _typed_language(form, request)
     if not _is_from_here(form, cookie, door):
         kept = urlencode([pair for pair in form.pairs if pair[0] in _LOGOUT_FIELDS])
-        return _see_other(f"{_path(door, 'logout')}?{kept}")
+        return _see_other(f"{path_of(door, 'logout')}?{kept}")
     return await _log_out(door, cookie, asked.return_to, asked.state, language)
 
 

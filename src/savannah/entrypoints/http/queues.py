@@ -1,9 +1,10 @@
 """SAQ's web page at `/admin/queues/`, for administrators.
 
-Programs send an access token as everywhere. A browser cannot do so when somebody types an address,
-so it shows a form for the token, and keeps it in a cookie that scripts cannot read, that goes to no
-other path, and that other sites cannot make it send. The token is checked on every request: the
-page is closed at the moment in which the token, the grant or the role is.
+Programs send an access token as everywhere. A browser cannot do so when somebody types an address:
+it is let in when an administrator has logged in there, to whatever app. Else it is shown a form for
+the token, and keeps it in a cookie that scripts cannot read, that goes to no other path, and that
+other sites cannot make it send. All is checked on every request: the page is closed at the moment
+in which the token, the grant, the session or the role is.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from savannah.domain.errors import (
     Unauthenticated,
 )
 from savannah.entrypoints.http import problems
+from savannah.entrypoints.http.browser import path_of, session_cookie
 from savannah.entrypoints.http.door import (
     AnyResponse,
     Door,
@@ -52,6 +54,7 @@ _STYLE: Final = (
     "body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem}"
     "input{width:100%;margin:.5rem 0}"
 )
+_SIGN_OUT: Final = f'<p><a href="{ROOT}/sign-out">Sign out</a></p>'
 _CLOSED: Final = "base-uri 'none'; frame-ancestors 'none'"
 _NOT_KEPT: Final = {"Cache-Control": "no-store", "Vary": "Cookie, Authorization"}
 # Or browsers would not say where a form was sent from.
@@ -67,7 +70,7 @@ _FORM_CSP: Final = f"default-src 'none'; style-src {_hash(_STYLE)}; form-action 
 
 def routes(board: QueueBoard) -> Router:
     """The page, its assets, what it fetches, and its two buttons."""
-    page = board.page(ROOT)
+    page = board.page(ROOT).replace("<body>", f"<body>{_SIGN_OUT}", 1)
     scripts = " ".join(_hash(script) for script in _SCRIPT.findall(page))
     page_headers = _PAGE | {
         "Content-Security-Policy": (
@@ -139,7 +142,18 @@ def routes(board: QueueBoard) -> Router:
         headers = _NOT_KEPT | {"Location": f"{ROOT}/", "Set-Cookie": cookie}
         return Response(None, status_code=303, headers=headers)
 
-    return Router(ROOT, route_handlers=[show, asset, queues, one, job_, retry, abort, sign_in])
+    @get("/sign-out")
+    async def sign_out(request: AnyRequest) -> AnyResponse:
+        door, location = _door_of(request), f"{ROOT}/"
+        headers = dict(_NOT_KEPT)
+        if _from_our_page(request):
+            headers["Set-Cookie"] = f"{COOKIE}=; Path={ROOT}; Max-Age=0; HttpOnly; SameSite=Strict"
+            if await door.identity.sessions.current(session_cookie(request, door)) is not None:
+                location = path_of(door, "logout")  # which asks first: it is for all apps
+        return Response(None, status_code=303, headers=headers | {"Location": location})
+
+    handlers = [show, asset, queues, one, job_, retry, abort, sign_in, sign_out]
+    return Router(ROOT, route_handlers=handlers)
 
 
 _Text = Annotated[str, Parameter()]
@@ -151,14 +165,23 @@ def _door_of(request: AnyRequest) -> Door:
     return door
 
 
-async def _admin(request: AnyRequest) -> Caller:
-    """The administrator who asks.
+async def _admin(request: AnyRequest) -> None:
+    """Nothing, when it is an administrator who asks.
 
     Raises: Unauthenticated, InsufficientScope, RateLimited.
     """
     door, shown = _door_of(request), access_token(request)
-    if shown is None and _from_our_page(request) and (kept := request.cookies.get(COOKIE)):
-        shown = ShownToken(kept, bound=False)
+    if shown is None and _from_our_page(request):
+        here = await door.identity.sessions.current(session_cookie(request, door))
+        if here is not None and here.user.role is Role.ADMIN:
+            principal = f"user:{here.user.id}"
+            await count_request(request, door, principal, door.options.rate_limit)
+            return
+        if kept := request.cookies.get(COOKIE):
+            shown = ShownToken(kept, bound=False)
+        elif here is not None:
+            await door.count_anonymous(request)
+            raise InsufficientScope(Scope.USERS_MANAGE)
     if shown is None:
         await door.count_anonymous(request)
         raise AuthenticationRequired
@@ -169,7 +192,6 @@ async def _admin(request: AnyRequest) -> Caller:
         await count_request(request, door, refused, door.options.rate_limit)
         raise
     await count_request(request, door, caller.principal, door.options.rate_limit)
-    return caller
 
 
 async def _require_admin(request: AnyRequest, door: Door, shown: ShownToken) -> Caller:
