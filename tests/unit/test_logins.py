@@ -144,6 +144,19 @@ def test_a_public_app_logs_in_without_a_secret(play: Play) -> None:
     play(scene)
 
 
+def test_an_app_that_signs_is_not_let_in_with_its_former_secret(play: Play) -> None:
+    async def scene(office: Office) -> None:
+        await office.john()
+        client, secret = await office.app()
+        assert await office.login(client, secret)
+        keys = {"keys": [{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}]}
+        changes = {"token_endpoint_auth_method": "private_key_jwt", "jwks": keys}
+        await office.apps.configure_provider(client.client_id, changes, by=None)
+        assert isinstance(await refusal(office.login(client, secret)), InvalidClient)
+
+    play(scene)
+
+
 def test_a_wrong_app_is_refused_before_anything_else_is_looked_at(play: Play) -> None:
     async def scene(office: Office) -> None:
         await office.john()

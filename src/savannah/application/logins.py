@@ -23,7 +23,7 @@ from savannah.domain.errors import (
     RoleForbidden,
     TokenRevoked,
 )
-from savannah.domain.identity import Client, Grant, GrantId, User, digest, is_plain
+from savannah.domain.identity import AuthMethod, Client, Grant, GrantId, User, digest, is_plain
 from savannah.domain.trusted_issuers import ExternalIdentity
 
 
@@ -122,6 +122,10 @@ class Logins:
         async with self._storage(reading="fresh") as uow:
             client = await uow.clients.find(client_id) if is_plain(client_id) else None
         if client is not None and not (client.first_party and client.is_active):
+            client = None
+        # Who has registered a key as the only way is not let in with the secret from before.
+        method = None if client is None else client.metadata.token_endpoint_auth_method
+        if method is AuthMethod.PRIVATE_KEY_JWT:
             client = None
         client = await self._secrets.check(
             client, client_id, client_secret, address=address, request_id=request_id
