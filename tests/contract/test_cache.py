@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from savannah.adapters.memory import ManualClock, MemoryCache
-from savannah.adapters.redis_cache import RedisCache
+from savannah.adapters.shared_redis import RedisCache
 from savannah.application.ports import Cache
 from savannah.application.reports import KeptSums
 from savannah.domain.order import Status
@@ -127,7 +127,7 @@ async def test_while_redis_is_away_nothing_is_found_and_nothing_fails(own_server
         await cache.put("a", Other(2), keep=MINUTE)
     assert len(caplog.records) == 1
     own_server.start()
-    cache._away_until = 0.0  # a second later
+    cache._server._away_until = 0.0  # a second later
     await cache.put("a", Other(3), keep=MINUTE)
     assert await cache.get("a", Other) == Other(3)
     await cache.close()

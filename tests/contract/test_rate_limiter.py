@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from savannah.adapters.memory import ManualClock, MemoryRateLimiter
-from savannah.adapters.redis_limiter import RedisRateLimiter
+from savannah.adapters.shared_redis import RedisRateLimiter
 from savannah.application.ports import LimitState
 from savannah.domain.notification import Rate
 

@@ -20,7 +20,7 @@ from savannah.adapters.memory import (
     MemoryStorage,
     SeededRandomness,
 )
-from savannah.adapters.redis_limiter import RedisRateLimiter
+from savannah.adapters.shared_redis import RedisRateLimiter
 from savannah.application.identity import AuditLog, LoginLock
 from savannah.domain.errors import TooManyAttempts
 from savannah.domain.notification import Rate
@@ -64,7 +64,7 @@ async def test_processes_that_hit_at_once_never_get_more_than_the_limit(url, pre
 import asyncio, json, sys
 from datetime import timedelta
 from savannah.adapters.memory import ManualClock, MemoryRateLimiter
-from savannah.adapters.redis_limiter import RedisRateLimiter
+from savannah.adapters.shared_redis import RedisRateLimiter
 from savannah.domain.notification import Rate
 
 async def main():
@@ -76,7 +76,7 @@ async def main():
     for limiter in limiters:  # with its connections open, so that a busy machine is no absence
         while True:
             await asyncio.gather(*(limiter.peek("k", rate) for _ in range(27)))
-            if not limiter._away_until:
+            if not limiter._server._away_until:
                 break
             await asyncio.sleep(1)
     print("ready", flush=True)

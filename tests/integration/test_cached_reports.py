@@ -12,7 +12,7 @@ import pytest
 
 import servers
 from savannah.adapters.memory import ManualClock, MemoryCache, SeededRandomness
-from savannah.adapters.redis_cache import RedisCache
+from savannah.adapters.shared_redis import RedisCache
 from savannah.adapters.sql import SqlStorage, migrate
 from savannah.application.business import Business
 from savannah.application.reports import KEPT_FOR, Reports

@@ -10,8 +10,8 @@ from dependency_injector import providers
 from savannah.adapters.africastalking import AfricasTalking
 from savannah.adapters.in_process import InProcessQueue
 from savannah.adapters.memory import MemoryGateway
-from savannah.adapters.redis_limiter import RedisRateLimiter
 from savannah.adapters.saq_queue import SaqQueue
+from savannah.adapters.shared_redis import RedisRateLimiter
 from savannah.application.savannah import Savannah
 from savannah.domain.errors import Unavailable
 from savannah.entrypoints.container import (

@@ -44,9 +44,8 @@ from savannah.entrypoints.settings import GatewaySettings, Settings, shared_metr
 from savannah.entrypoints.watch import TimedGateway, Watch
 
 if TYPE_CHECKING:
-    from savannah.adapters.redis_cache import RedisCache
-    from savannah.adapters.redis_limiter import RedisRateLimiter
     from savannah.adapters.saq_queue import SaqQueue
+    from savannah.adapters.shared_redis import RedisCache, RedisRateLimiter
     from savannah.adapters.trusted_issuers import JwksIssuers
     from savannah.entrypoints.tracing import Tracing
 
@@ -165,14 +164,14 @@ def saq_queue(url: str) -> SaqQueue:
 
 def redis_limiter(url: str, fallback: RateLimiter) -> RedisRateLimiter:
     """The limiter on that Redis, and the one that counts while it is away."""
-    from savannah.adapters.redis_limiter import RedisRateLimiter
+    from savannah.adapters.shared_redis import RedisRateLimiter
 
     return RedisRateLimiter(url, fallback=fallback)
 
 
 def redis_cache(url: str) -> RedisCache:
     """The cache on that Redis."""
-    from savannah.adapters.redis_cache import RedisCache
+    from savannah.adapters.shared_redis import RedisCache
 
     return RedisCache(url)
 
