@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from savannah.adapters.prometheus import PrometheusMetrics
-from savannah.entrypoints.cli import _parser
+from savannah.entrypoints.cli import parser
 from savannah.entrypoints.http.problems import TITLES
 from savannah.entrypoints.settings import known_variables
 
@@ -180,7 +180,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_docs_is_one_that_the_command_line_takes(command: str) -> None:
-    assert callable(_parser().parse_args(shlex.split(command)).command)
+    assert callable(parser().parse_args(shlex.split(command)).command)
 
 
 def test_a_session_of_the_docs_is_one_that_nox_has() -> None:

@@ -10,7 +10,7 @@ import fresh_debian
 import pytest
 import yaml
 
-from savannah.entrypoints.cli import _parser
+from savannah.entrypoints.cli import parser
 from savannah.entrypoints.settings import known_variables, parse
 
 FOLDER: Final = fresh_debian.ROOT / "deploy/compose"
@@ -53,7 +53,7 @@ def test_a_compose_file_is_valid(file: Path) -> None:
 
 @pytest.mark.parametrize(("file", "service"), EACH)
 def test_a_service_runs_a_command_that_there_is(file: Path, service: str) -> None:
-    options = _parser().parse_args(read(file)["services"][service]["command"])
+    options = parser().parse_args(read(file)["services"][service]["command"])
     assert options.command.__name__ == {"web": "_serve"}.get(service, f"_{service}")
 
 

@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from savannah.entrypoints.cli import _parser
+from savannah.entrypoints.cli import parser
 from savannah.entrypoints.settings import known_variables, parse
 
 CHART: Final = fresh_debian.ROOT / "deploy/helm/savannah-microservice"
@@ -149,7 +149,7 @@ def test_every_container_gets_settings_the_program_takes(values: Any) -> None:
             given = variables(manifests, container)
             assert set(given) <= set(known_variables()), name
             settings = parse(given)
-            options = _parser().parse_args(container["args"])
+            options = parser().parse_args(container["args"])
             if options.command.__name__ == "_worker":
                 assert settings.has_workers
                 assert settings.sending_problems() == []
