@@ -23,7 +23,8 @@ from savannah.entrypoints.cli import parser
 from savannah.entrypoints.settings import known_variables, parse
 
 CHART: Final = fresh_debian.ROOT / "deploy/helm/savannah-microservice"
-KUBERNETES: Final = ("1.28", "1.34", "1.37")
+# From the oldest that the chart admits to the newest there are schemas of.
+KUBERNETES: Final = ("1.25", "1.28", "1.34", "1.37")
 SECRET: Final = "0123456789-0123456789-0123456789-abcdefgh"
 DATABASE: Final = "postgresql://savannah:secret@db.example.com/savannah"
 # Of the kinds that the Prometheus Operator reads.
@@ -80,8 +81,8 @@ CASES: Final = (minimal, with_redis, own_secret, bare, full)
 case = pytest.mark.parametrize("values", CASES, ids=lambda made: str(made.__name__))
 
 
-def render(values: Values) -> list[Manifest]:
-    with helm.Chart.load(str(CHART)) as chart:
+def render(values: Values, *, at: Path = CHART) -> list[Manifest]:
+    with helm.Chart.load(str(at)) as chart:
         files = chart.render(values, name="savannah", namespace="shop")
     return [
         document
@@ -141,6 +142,11 @@ def test_every_manifest_is_valid_for_kubernetes(values: Any, version: str) -> No
     for manifest in manifests:
         if manifest["apiVersion"] != OPERATOR:  # not one of Kubernetes' own
             kubernetes_validate.validate(copy.deepcopy(manifest), version, strict=True)
+
+
+def test_the_oldest_kubernetes_that_is_admitted_is_among_them() -> None:
+    admitted = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"]
+    assert admitted == f">={KUBERNETES[0]}.0-0"
 
 
 @case
@@ -323,9 +329,11 @@ def test_prometheus_finds_each_part_under_the_job_of_the_alert_rules() -> None:
     assert (worker["clusterIP"], worker["publishNotReadyAddresses"]) == ("None", True)
 
 
-def test_the_alert_rules_of_the_chart_are_those_that_are_tested() -> None:
+def test_the_alert_rules_are_those_that_are_tested_in_a_packed_chart_too(tmp_path: Path) -> None:
+    """In the folder they are a link to the file beside it."""
     tested = (fresh_debian.ROOT / "deploy/prometheus/rules.yml").read_text()
-    found = named(render(full()), "PrometheusRule")
+    packed = Path(helm.package(str(CHART), destination=str(tmp_path)))
+    found = named(render(full(), at=packed), "PrometheusRule")
     assert found["apiVersion"] == OPERATOR
     assert found["spec"] == yaml.safe_load(tested)
 
