@@ -252,6 +252,7 @@ def test_a_database_url_without_its_parts_is_refused(typed):
         "redis://localhost",
         "rediss://user:pass@cache.example.com:6380/2",
         "redis+cluster://a:7000,b:7000,[::1]:7000",
+        "rediss+cluster://:p,a:s@[::1]:7000,b/0?ssl_ca_certs=/etc/ca.pem",
     ],
 )
 def test_workers_carry_jobs_only_where_the_database_is_a_server_too(typed):
@@ -261,8 +262,21 @@ def test_workers_carry_jobs_only_where_the_database_is_a_server_too(typed):
     assert typed not in repr(alone)
 
 
-def test_several_hosts_are_a_cluster_only_where_it_is_said():
-    assert set(problems_of(REDIS_URL="redis://a:7000,b:7000")) == {"REDIS_URL"}
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "redis://a:7000,b:7000",
+        "redis+cluster://a:7000,,b:7000",
+        "redis+cluster://[::1:7000",
+        "redis+cluster://",
+        "redis:///0",
+        "redis://a:port",
+        "redis://a/one",
+        "unix:///run/redis.sock",
+    ],
+)
+def test_several_hosts_are_a_cluster_only_where_it_is_said_and_each_has_to_be_one(typed):
+    assert set(problems_of(REDIS_URL=typed)) == {"REDIS_URL"}
 
 
 def test_production_without_a_secret_key_is_refused():
@@ -345,6 +359,7 @@ def test_what_is_safe_in_production_is_let_be(change):
     [
         ({"REDIS_URL": "redis://cache.example.com:6379"}, "REDIS_URL"),
         ({"REDIS_URL": "redis+cluster://127.0.0.1:7000,10.0.0.4:7000"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis+cluster://[::1]:7000,[fd00::4]:7000"}, "REDIS_URL"),
         ({}, "AFRICAS_TALKING_CALLBACK_TOKEN"),
         ({"AFRICAS_TALKING_BASE_URL": "http://127.0.0.1:9000"}, "AFRICAS_TALKING_BASE_URL"),
         ({"DATABASE_URL": "sqlite:////srv/desk.db"}, "DATABASE_URL"),
@@ -355,7 +370,12 @@ def test_what_is_safe_in_production_is_let_be(change):
 )
 def test_what_is_doubtful_in_production_is_remarked_upon(change, named):
     sure = {"AFRICAS_TALKING_CALLBACK_TOKEN": "callback-token-0123"}
-    for redis in ("redis://127.0.0.1:6379", "redis://localhost", "rediss://c.example.com:6379"):
+    near = (
+        "redis://127.0.0.1:6379",
+        "redis://localhost",
+        "redis+cluster://a:b@[::1]:1,localhost/0",
+    )
+    for redis in (*near, "rediss://c.example.com:6379"):
         assert parse(PRODUCTION | sure | {"REDIS_URL": redis}).doubts() == []
     without = {} if named == "AFRICAS_TALKING_CALLBACK_TOKEN" else sure
     [doubt] = parse(PRODUCTION | without | change).doubts()

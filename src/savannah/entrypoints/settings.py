@@ -234,11 +234,11 @@ class Settings:
 
     def doubts(self) -> list[str]:
         """What may well be right in production, and should be looked at all the same."""
-        redis = self.redis_url or "rediss"
-        hosts = urlsplit(redis).netloc.rpartition("@")[2].split(",")
+        redis = self.redis_url or "rediss://"
+        nearby = all(map(_is_local, kinds.redis_hosts(redis)))
         found = (
             (
-                not redis.startswith("rediss") and not all(map(_is_local, hosts)),
+                not redis.startswith("rediss") and not nearby,
                 "REDIS_URL is not encrypted: write rediss:// unless the network is your own",
             ),
             (

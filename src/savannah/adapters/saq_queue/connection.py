@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import ssl
 import time
 from typing import Any, Final, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import PubSub
@@ -70,18 +71,19 @@ def connect(url: str) -> Redis:
         "retry": Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
         "retry_on_error": [ReadOnlyError],
     }
-    parts = urlsplit(url)
-    scheme, cluster, _ = parts.scheme.partition("+cluster")
+    scheme, cluster, rest = url.partition("+cluster://")
     if not cluster:
         return Redis.from_url(url, **settings)
-    who, at, hosts = parts.netloc.rpartition("@")
+    # Not urlsplit, which from Python 3.14 on knows of no brackets behind a comma.
+    servers = re.split("[/?]", rest)[0]
+    who, at, hosts = servers.rpartition("@")
     first, *more = hosts.split(",")
     nodes = [urlsplit(f"//{host}") for host in more]
     # It has the commands of a single server that SAQ uses, without being one.
     return cast(
         "Redis",
         _Cluster.from_url(
-            urlunsplit(parts._replace(scheme=scheme, netloc=f"{who}{at}{first}")),
+            f"{scheme}://{who}{at}{first}{rest.removeprefix(servers)}",
             startup_nodes=[ClusterNode(str(node.hostname), node.port or 6379) for node in nodes],
             **settings,
         ),

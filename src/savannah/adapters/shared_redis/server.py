@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 import time
 from collections.abc import Awaitable
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -105,18 +106,19 @@ def _connect(url: str, *, answer_s: float, connections: int) -> Redis | RedisClu
         "retry": Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
         "retry_on_error": [ReadOnlyError],
     }
-    parts = urlsplit(url)
-    scheme, cluster, _ = parts.scheme.partition("+cluster")
+    scheme, cluster, rest = url.partition("+cluster://")
     if not cluster:
         pool = BlockingConnectionPool.from_url(
             url, max_connections=connections, timeout=answer_s, **settings
         )
         return Redis.from_pool(pool)
-    who, at, hosts = parts.netloc.rpartition("@")
+    # Not urlsplit, which from Python 3.14 on knows of no brackets behind a comma.
+    servers = re.split("[/?]", rest)[0]
+    who, at, hosts = servers.rpartition("@")
     first, *more = hosts.split(",")
     nodes = [urlsplit(f"//{host}") for host in more]
     return RedisCluster.from_url(
-        urlunsplit(parts._replace(scheme=scheme, netloc=f"{who}{at}{first}")),
+        f"{scheme}://{who}{at}{first}{rest.removeprefix(servers)}",
         startup_nodes=[ClusterNode(str(node.hostname), node.port or 6379) for node in nodes],
         **settings,
     )
