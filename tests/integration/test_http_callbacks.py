@@ -213,8 +213,11 @@ def test_the_secret_is_in_no_line_and_no_figure(desk, post, sent, caplog):
     post("delivery", {})
     post("nothing", {})
     post("optout", {"phoneNumber": JANE})
-    lines = [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
-    ours = [line for line in lines if "savannah" in line]
+    ours = [
+        f"{record.getMessage()} {vars(record)}"
+        for record in caplog.records
+        if record.name.startswith("savannah")
+    ]
     assert any("/api/sms/africastalking/{token}/delivery" in line for line in ours)
     told = [*ours, desk.get("/metrics").text]
     assert not [text for text in told if "callback-token-0123456789" in text]
