@@ -61,11 +61,13 @@ def _environment(folder: Path, settings: dict[str, str]) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "SAVANNAH_DATA_DIR": str(folder / "data"), **settings}
 
 
-def until(see: Callable[[], Any], *, within_s: float = 20) -> Any:
-    """Look again and again until what is seen is true, and give that."""
+def until(
+    see: Callable[[], Any], *, within_s: float = 20, instead: Callable[[], object] = lambda: ""
+) -> Any:
+    """Look again and again until what is seen is true, and give that; or say what is `instead`."""
     ends_at = time.monotonic() + within_s
     while not (seen := see()):
-        assert time.monotonic() < ends_at, "it did not come true in time"
+        assert time.monotonic() < ends_at, f"it did not come true in time: {instead()}"
         time.sleep(0.1)
     return seen
 
@@ -77,30 +79,45 @@ class Installation:
     Attributes:
         web, worker: the addresses that show `/metrics`.
         worker_process: the worker's.
+        client: of somebody who has logged in.
+        gateway: the address of the simulated one.
     """
 
     web: str
     worker: str
     worker_process: subprocess.Popen[bytes]
     client: httpx.Client
+    gateway: str
 
-    def trade(self) -> None:
-        """Do once whatever has a figure: order, text, report, repeat, refusal, a client cut."""
-        post, order = self.client.post, "/api/orders/"
-        assert post("/api/auth/login/", json={}, headers={"Authorization": ""}).status_code >= 400
-        customer = {"name": "Jane Smith", "phone_number": f"+2547{time.time_ns() % 10**8:08d}"}
-        made = post("/api/customers/", json=customer)
-        assert made.status_code == 201, made.text
-        body = {"customer": made.json()["id"], "item": "Lamp", "amount": "10.00"}
-        key = {"Idempotency-Key": made.json()["id"]}
-        first, again = (post(order, json=body, headers=key) for _ in range(2))
+    def order(self, *, phone: str) -> str:
+        """The path of a new order, asked for twice under one key."""
+        post = self.client.post
+        customer = post("/api/customers/", json={"name": "Jane Smith", "phone_number": phone})
+        assert customer.status_code == 201, customer.text
+        body = {"customer": customer.json()["id"], "item": "Lamp", "amount": "10.00"}
+        key = {"Idempotency-Key": customer.json()["id"]}
+        first, again = (post("/api/orders/", json=body, headers=key) for _ in range(2))
         assert (first.status_code, again.json()) == (201, first.json())
-        address = f"{order}{first.json()['id']}/"
-        until(lambda: self.client.get(address).json()["sms"]["status"] == "delivered")
+        return f"/api/orders/{first.json()['id']}/"
+
+    def sms(self, order: str) -> str:
+        """The state of its text."""
+        return str(self.client.get(order).json()["sms"]["status"])
+
+    def trade(self, *, phone: str) -> None:
+        """Do once whatever has a figure: order, text, report, repeat, refusal, a client cut."""
+        order = self.order(phone=phone)
+        until(lambda: self.sms(order) == "delivered")
+        assert self.client.get("/api/orders/none/").status_code == 404
         host, port = self.web.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as chatty:
             chatty.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000)
             assert chatty.recv(16).startswith(b"HTTP/1.1 431")
+
+    def gateway_answers(self, mode: str) -> None:
+        """Have the gateway do that from now on, `normal` to end it."""
+        answer = httpx.post(f"{self.gateway}/faults", json={"mode": mode})
+        assert answer.is_success, answer.text
 
 
 @contextmanager
@@ -115,20 +132,21 @@ def installation(folder: Path, database_url: str, redis_url: str) -> Iterator[In
         "REDIS_URL": redis_url,
         "RATE_LIMIT": "off",
         "RATE_LIMIT_AUTH": "off",
+        "SMS_PAUSE_S": "1",
     }
     with ExitStack() as stack:
         _, line = stack.enter_context(running(folder, "simulator", "--port", "0", **settings))
-        settings["AFRICAS_TALKING_BASE_URL"] = line.rpartition(" ")[2]
+        settings["AFRICAS_TALKING_BASE_URL"] = gateway = line.rpartition(" ")[2]
         migrate = (sys.executable, "-m", "savannah", "migrate")
         fresh_debian.run(*migrate, cwd=folder, env=_environment(folder, settings))
-        arguments = ("serve", "--port", str(port), "--workers", "2")
-        stack.enter_context(running(folder, *arguments, **settings))
-        arguments = ("worker", "--metrics-port", str(page))
-        worker, _ = stack.enter_context(running(folder, *arguments, **settings))
+        serve = ("serve", "--port", str(port), "--workers", "2")
+        stack.enter_context(running(folder, *serve, **settings))
+        work = ("worker", "--metrics-port", str(page))
+        worker, _ = stack.enter_context(running(folder, *work, **settings))
         web = settings["PUBLIC_URL"]
         client = stack.enter_context(httpx.Client(base_url=web, timeout=PATIENCE_S))
         client.headers["Authorization"] = f"Bearer {_token(client)}"
-        yield Installation(web, f"http://127.0.0.1:{page}", worker, client)
+        yield Installation(web, f"http://127.0.0.1:{page}", worker, client, gateway)
 
 
 def _token(client: httpx.Client) -> str:
