@@ -116,7 +116,7 @@ class Installation:
 
     def gateway_answers(self, mode: str) -> None:
         """Have the gateway do that from now on, `normal` to end it."""
-        answer = httpx.post(f"{self.gateway}/faults", json={"mode": mode})
+        answer = httpx.post(f"{self.gateway}/faults", json={"mode": mode}, trust_env=False)
         assert answer.is_success, answer.text
 
 
@@ -144,7 +144,9 @@ def installation(folder: Path, database_url: str, redis_url: str) -> Iterator[In
         work = ("worker", "--metrics-port", str(page))
         worker, _ = stack.enter_context(running(folder, *work, **settings))
         web = settings["PUBLIC_URL"]
-        client = stack.enter_context(httpx.Client(base_url=web, timeout=PATIENCE_S))
+        client = stack.enter_context(
+            httpx.Client(base_url=web, timeout=PATIENCE_S, trust_env=False)
+        )
         client.headers["Authorization"] = f"Bearer {_token(client)}"
         yield Installation(web, f"http://127.0.0.1:{page}", worker, client, gateway)
 

@@ -97,7 +97,7 @@ def exposed(desk: Installation) -> Mapping[str, set[str]]:
     """Names of the samples that web and worker show, with their labels."""
     labels: dict[str, set[str]] = {}
     for address in (desk.web, desk.worker):
-        text = httpx.get(f"{address}/metrics").text
+        text = httpx.get(f"{address}/metrics", trust_env=False).text
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 labels.setdefault(sample.name, set()).update(sample.labels)
@@ -283,7 +283,9 @@ class OwnPrometheus(servers.OwnServer):
 
     def __init__(self, addresses: Mapping[str, str]) -> None:
         super().__init__("prometheus")
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        self._client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False
+        )
         self._binary = fresh_debian.tool("prometheus", package="prometheus")
         config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
