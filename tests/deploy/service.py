@@ -30,14 +30,16 @@ def serving(folder: Path, *arguments: str, **settings: str) -> Iterator[str]:
         yield line.rpartition(" ")[2]
 
 
-@contextmanager
-def running(
-    folder: Path, command: str, *arguments: str, **settings: str
-) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A `savannah` command that stays, and the line by which it says that it is ready."""
-    output, log = folder / f"{command}.output", folder / f"{command}.log"
-    with output.open("w") as out, log.open("w") as err:
-        process = subprocess.Popen(
+def start(folder: Path, command: str, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+    """A `savannah` command with these settings and no others.
+
+    What it says goes to `<command>.output` and `<command>.log` in `folder`.
+    """
+    with (
+        (folder / f"{command}.output").open("w") as out,
+        (folder / f"{command}.log").open("w") as err,
+    ):
+        return subprocess.Popen(
             [sys.executable, "-m", "savannah", command, *arguments],
             cwd=folder,
             env=_environment(folder, settings),
@@ -45,6 +47,15 @@ def running(
             stdout=out,
             stderr=err,
         )
+
+
+@contextmanager
+def running(
+    folder: Path, command: str, *arguments: str, **settings: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A `savannah` command that stays, and the line by which it says that it is ready."""
+    process = start(folder, command, *arguments, **settings)
+    output, log = folder / f"{command}.output", folder / f"{command}.log"
     try:
         ends_at = time.monotonic() + PATIENCE_S
         while (found := _READY.search(output.read_text())) is None:
@@ -62,7 +73,10 @@ def _environment(folder: Path, settings: dict[str, str]) -> dict[str, str]:
 
 
 def until(
-    see: Callable[[], Any], *, within_s: float = 20, instead: Callable[[], object] = lambda: ""
+    see: Callable[[], Any],
+    *,
+    within_s: float = PATIENCE_S,
+    instead: Callable[[], object] = lambda: "",
 ) -> Any:
     """Look again and again until what is seen is true, and give that; or say what is `instead`."""
     ends_at = time.monotonic() + within_s

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import fresh_debian
 import pytest
-import sending
 import yaml
+from service import running, until
 
 import servers
 from savannah.adapters.sql import migrate
@@ -124,12 +124,12 @@ def test_a_real_worker_is_healthy_while_it_can_send(file: Path, tmp_path: Path) 
         settings = settings_of(file, "worker") | {
             "DATABASE_URL": database, "REDIS_URL": redis.url, "WORKER_METRICS_PORT": port,
         }  # fmt: skip
-        with sending.sending(tmp_path, worker["command"], settings):
+        with running(tmp_path, *worker["command"], **settings):
             assert healthy()
             redis.stop()
-            sending.until(lambda: not healthy())
+            until(lambda: not healthy())
             redis.start()
-            sending.until(healthy)
+            until(healthy)
         assert not healthy()
 
 

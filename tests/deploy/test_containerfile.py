@@ -7,13 +7,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import fresh_debian
-import sending
+from service import running
 
 import servers
 from savannah.adapters.sql import migrate
@@ -72,7 +70,7 @@ def test_the_health_check_asks_a_worker_where_it_shows_its_figures(tmp_path: Pat
             "AFRICAS_TALKING_API_KEY": "atsk_1", "AFRICAS_TALKING_USERNAME": "sandbox",
             "WORKER_METRICS_PORT": str(port),
         }  # fmt: skip
-        with sending.sending(tmp_path, ["worker"], settings) as process:
+        with running(tmp_path, "worker", **settings) as (process, _):
             assert says_healthy(process.pid, served=nobody, figures=str(port))
             assert not says_healthy(process.pid, served=port, figures=str(nobody))
             # Whoever has switched the figures off leaves nothing to ask.
@@ -81,25 +79,12 @@ def test_the_health_check_asks_a_worker_where_it_shows_its_figures(tmp_path: Pat
 
 def test_the_health_check_asks_a_server_where_it_serves(tmp_path: Path) -> None:
     port, nobody = servers.free_port(), servers.free_port()
-    arguments = ["serve", f"--port={port}", "--no-worker", "--workers=1"]
-    with running(tmp_path, arguments) as process:
-        sending.until(lambda: "is ready" in (tmp_path / "output").read_text())
+    with running(tmp_path, "serve", f"--port={port}", "--no-worker", "--workers=1") as (process, _):
         assert says_healthy(process.pid, served=port, figures=str(nobody))
         assert not says_healthy(process.pid, served=nobody, figures=str(port))
 
 
 def test_the_health_check_lets_a_command_be_that_answers_nobody(tmp_path: Path) -> None:
     nobody = servers.free_port()
-    with running(tmp_path, ["simulator", "--port=0"]) as process:
-        sending.until(lambda: "is ready" in (tmp_path / "output").read_text())
+    with running(tmp_path, "simulator", "--port=0") as (process, _):
         assert says_healthy(process.pid, served=nobody, figures=str(nobody))
-
-
-@contextmanager
-def running(folder: Path, arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = sending.start(folder, arguments, {})
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(sending.PATIENCE_S)

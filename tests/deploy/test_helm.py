@@ -13,7 +13,6 @@ import helm_python as helm
 import httpx
 import kubernetes_validate
 import pytest
-import sending
 import service
 import yaml
 
@@ -436,7 +435,7 @@ def test_an_outage_makes_a_real_worker_unready_and_restarts_nothing(tmp_path: Pa
         database = postgres.fresh_database()
         asyncio.run(migrate(database))
         container, settings = worker_of_a_cluster(database, redis.url)
-        with sending.sending(tmp_path, container["args"], settings) as process:
+        with service.running(tmp_path, *container["args"], **settings) as (process, _):
             probes = ("startupProbe", "livenessProbe", "readinessProbe")
             assert [answer(container, probe) for probe in probes] == [200, 200, 200]
             for fall, rise in (
@@ -446,11 +445,11 @@ def test_an_outage_makes_a_real_worker_unready_and_restarts_nothing(tmp_path: Pa
                 (postgres.freeze, postgres.thaw),
             ):
                 fall()
-                sending.until(lambda: answer(container, "readinessProbe") == 503)
+                service.until(lambda: answer(container, "readinessProbe") == 503)
                 assert answer(container, "livenessProbe") == 200
                 assert answer(container, "startupProbe") == 200
                 rise()
-                sending.until(lambda: answer(container, "readinessProbe") == 200)
+                service.until(lambda: answer(container, "readinessProbe") == 200)
             assert process.poll() is None
 
 
@@ -458,11 +457,11 @@ def test_a_real_worker_before_its_migration_is_never_ready(tmp_path: Path) -> No
     """So a release whose migration was left out replaces no worker."""
     with servers.own_postgres() as postgres, servers.own_redis() as redis:
         container, settings = worker_of_a_cluster(postgres.fresh_database(), redis.url)
-        process = sending.start(tmp_path, container["args"], settings)
+        process = service.start(tmp_path, *container["args"], **settings)
         while process.poll() is None:
             assert answer(container, "readinessProbe") is None
     assert process.returncode == 1
-    assert "run `savannah migrate`" in (tmp_path / "log").read_text()
+    assert "run `savannah migrate`" in (tmp_path / "worker.log").read_text()
     rollout = named(render(with_redis()), "Deployment", "-worker")["spec"]["strategy"]
     assert rollout["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 

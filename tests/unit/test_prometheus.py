@@ -40,6 +40,7 @@ def test_texts_are_counted_by_state_whatever_the_event(metrics: PrometheusMetric
     shown = metrics.render()
     assert b'\nsavannah_sms_total{status="sent"} 2.0\n' in shown
     assert b'\nsavannah_sms_total{status="failed"} 1.0\n' in shown
+    assert b'\nsavannah_sms_total{status="dead"} 0.0\n' in shown
 
 
 def test_costs_are_shown_in_whole_units_of_each_currency(metrics: PrometheusMetrics) -> None:

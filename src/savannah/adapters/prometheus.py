@@ -50,6 +50,8 @@ class PrometheusMetrics(Metrics):
         self._sms = Counter(
             "savannah_sms", "Text messages by the state reached.", ["status"], registry=registry
         )
+        for status in SmsStatus:  # an increase does not see the beginning of a series
+            self._sms.labels(status.value)
         self._cost = Counter(
             "savannah_sms_cost",
             "What the gateway charged, in whole units of the currency.",
