@@ -231,7 +231,11 @@ def test_the_how_to_sets_values_that_the_chart_has() -> None:
         r"^```yaml\n(serviceMonitor:.*?)^```", HOW_TO.read_text(), re.MULTILINE | re.DOTALL
     )
     chart = yaml.safe_load((CHART / "values.yaml").read_text())
-    assert yaml.safe_load(block)["serviceMonitor"].keys() == chart["serviceMonitor"].keys()
+    told = yaml.safe_load(block)
+    assert {"serviceMonitor", "prometheusRule", "networkPolicy"} == told.keys()
+    for part, values in told.items():
+        assert values.keys() <= chart[part].keys()
+    assert told["networkPolicy"]["metricsFrom"] == chart["networkPolicy"]["metricsFrom"]
 
 
 def test_every_alert_says_what_it_is_what_to_do_and_how_bad() -> None:
