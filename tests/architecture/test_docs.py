@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +62,59 @@ def test_a_python_block_of_the_docs_runs_as_it_is_printed(code: str, tmp_path: P
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def patched(folder: Path, patch: str) -> None:
+    """Do there what `git apply` does with a patch of one file; not every machine has git."""
+    file, *hunks = re.split(r"^(@@ .*@@)\n", patch, flags=re.MULTILINE)
+    path = folder / re.fullmatch(r"--- a/(\S+)\n\+\+\+ b/\1\n", file)[1]
+    source = path.read_text()
+    for header, hunk in zip(hunks[::2], hunks[1::2], strict=True):
+        lines = hunk.splitlines(keepends=True)
+        old = [line[1:] for line in lines if line[0] in " -"]
+        new = [line[1:] for line in lines if line[0] in " +"]
+        counts = re.fullmatch(r"@@ -\d+,(\d+) \+\d+,(\d+) @@", header)
+        assert counts, header
+        assert (int(counts[1]), int(counts[2])) == (len(old), len(new)), header
+        assert source.count("".join(old)) == 1, f"{path.name} has changed:\n{hunk}"
+        source = source.replace("".join(old), "".join(new))
+    path.write_text(source)
+
+
+def test_the_rule_of_the_page_holds_once_its_patches_are_applied(tmp_path: Path) -> None:
+    page = (ROOT / "docs/how-to/add-a-rule.md").read_text()
+    blocks = BLOCK.findall(page)
+    (command,) = [code for language, code in blocks if language == "bash"]
+    words = shlex.split(command)
+    assert words[:3] == ["uv", "run", "pytest"]
+    file = words[3]
+    leave = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=leave)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / file).parent.mkdir(parents=True)
+    shutil.copy(ROOT / file, tmp_path / file)
+    for module in (ROOT / "tests").glob("*.py"):
+        shutil.copy(module, tmp_path / "tests")
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "--exitfirst", file],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "src")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    rule, tests = (code for language, code in blocks if language == "diff")
+    patched(tmp_path, tests)
+    without = run()
+    assert without.returncode == 1, without.stdout
+    assert "holidays" in without.stdout
+    patched(tmp_path, rule)
+    done = run()
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_ten_lines_of_the_readme_text_jane(tmp_path: Path) -> None:
