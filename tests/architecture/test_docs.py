@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import runpy
@@ -26,7 +27,8 @@ PAGES = [
     ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCED = re.MULTILINE | re.DOTALL
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", FENCED)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
 PYTHON_BLOCKS = [
@@ -236,6 +238,43 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_docs_is_one_that_the_command_line_takes(command: str) -> None:
     assert callable(_parser().parse_args(shlex.split(command)).command)
+
+
+# What stands in the sentences of a page, without the names of values.
+INLINE = re.compile(r"`(?:uv run |sudo )?savannah ([a-z-][^`]*)`")
+INLINE_COMMANDS = sorted(
+    {
+        (page.name, " ".join(command.split()))
+        for page in PAGES
+        for command in INLINE.findall(re.sub(r"^```.*?^```", "", page.read_text(), flags=FENCED))
+    }
+)
+
+
+@pytest.mark.parametrize(("page", "command"), INLINE_COMMANDS)
+def test_a_command_in_a_sentence_is_one_that_the_command_line_has(
+    page: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del page
+    words = re.match(r"[a-z -]*?(?= -|$| [^a-z])", command)[0].split()
+    for choice in itertools.product(*(word.split("|") for word in words)):
+        with pytest.raises(SystemExit) as ended:
+            _parser().parse_args([*choice, "--help"])
+        assert ended.value.code == 0, capsys.readouterr().err
+        shown = capsys.readouterr().out
+        assert [flag for flag in re.findall(r"--[a-z-]+", command) if flag not in shown] == []
+
+
+# The SDK of OpenTelemetry reads these.
+FOREIGN = re.compile(r"OTEL_(SERVICE_NAME|TRACES_SAMPLER|EXPORTER_OTLP_HEADERS)")
+
+
+def test_a_setting_in_a_sentence_is_one_that_is_read() -> None:
+    known = {*known_variables(), "SAVANNAH_SUPERUSER_PASSWORD"}
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=FENCED)
+        named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", text))
+        assert {name for name in named - known if not FOREIGN.fullmatch(name)} == set(), page
 
 
 def test_a_session_of_the_docs_is_one_that_nox_has() -> None:
