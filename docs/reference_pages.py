@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from savannah.entrypoints import permissions
-from savannah.entrypoints.cli import _parser
+from savannah.entrypoints.cli import parser
 from savannah.entrypoints.http import openapi
 from savannah.entrypoints.http.problems import TITLES
 
@@ -24,7 +24,8 @@ _COMMANDS: Final = f"""\
 
 {_WRITTEN}
 `savannah COMMAND`, also `python -m savannah COMMAND`. Exit codes: 0 done, 1 the thing asked for
-failed, 2 wrong usage or invalid settings.
+failed, 2 wrong usage or invalid settings. `savannah --version` prints `savannah` and the version;
+`savannah COMMAND --help` explains one.
 
 `serve` prints `Savannah is ready on http://HOST:PORT` and `worker` prints `Savannah is sending`
 once they are. `SIGTERM` stops accepting, finishes what is in flight within a bound, and exits 0.
@@ -85,7 +86,7 @@ def pages() -> dict[str, str]:
 def commands() -> str:
     """Every command with its arguments, as the command line itself takes them apart."""
     parts = [_COMMANDS]
-    for name, about, command in _commands(_parser()):
+    for name, about, command in _commands(parser()):
         arguments = [
             action
             for action in command._actions  # noqa: SLF001 - argparse tells nobody else

@@ -19,6 +19,12 @@ from cryptography.x509.oid import NameOID
 
 import servers
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=False, content_commitment=False, key_encipherment=False,
+    data_encipherment=False, key_agreement=False, key_cert_sign=True, crl_sign=True,
+    encipher_only=False, decipher_only=False,
+)  # fmt: skip
+
 
 class Authority:
     """A certificate authority in a folder: `<name>.pem` is what those who trust it need."""
@@ -28,17 +34,24 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        usage = x509.BasicConstraints(ca=True, path_length=0)
-        signed = self._made(self._name, self._key.public_key()).add_extension(usage, critical=True)
-        certificate = signed.sign(self._key, hashes.SHA256())
+        certificate = (
+            self._made(self._name, self._key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_SIGNS, critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def _made(self, whose: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         return (
             x509.CertificateBuilder(self._name, whose, key, x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=1))
+            # RFC 5280 section 4.2.1.1; Python refuses certificates without it from 3.13 on.
+            .add_extension(signer, critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         )
 
     def issue(self, host: str) -> tuple[Path, Path]:

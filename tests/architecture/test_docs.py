@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from savannah.adapters.prometheus import PrometheusMetrics
-from savannah.entrypoints.cli import _parser
+from savannah.entrypoints.cli import parser
 from savannah.entrypoints.http.problems import TITLES
 from savannah.entrypoints.settings import known_variables
 
@@ -237,7 +237,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_docs_is_one_that_the_command_line_takes(command: str) -> None:
-    assert callable(_parser().parse_args(shlex.split(command)).command)
+    assert callable(parser().parse_args(shlex.split(command)).command)
 
 
 # What stands in the sentences of a page, without the names of values.

@@ -312,6 +312,29 @@ async def test_a_session_is_a_grant_with_whose_it_is(storage, make, keep):
         assert await session(make.id()) is None
 
 
+async def test_of_many_who_ask_at_once_each_sees_what_was_revoked_before(storage, make, keep):
+    till = make.client("till")
+    grants = [make.grant(client_id="till") for _ in range(8)]
+    await keep(till, *grants)
+
+    async def session(grant_id):
+        async with storage(reading="fresh") as uow:
+            return await uow.grants.session(grant_id)
+
+    for grant in grants:
+        before = [asyncio.create_task(session(each.id)) for each in (*grants, *grants)]
+        await asyncio.sleep(0)  # those are on their way now
+        async with storage() as uow:
+            await uow.grants.revoke(grant.id, at=grant.created_at)
+            await uow.commit()
+        after = await asyncio.gather(*(session(grant.id) for _ in range(8)), session(make.id()))
+        assert after.pop() is None
+        assert [each.grant.revoked_at for each in after] == [grant.created_at] * 8
+        found = await asyncio.gather(*before)
+        assert [each.grant.id for each in found] == [each.id for each in (*grants, *grants)]
+        assert {each.client for each in found} == {till}
+
+
 async def test_a_refresh_token_is_found_by_its_digest(storage, make, keep):
     grant = make.grant()
     await keep(grant)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
 import fresh_debian
 import pytest
+import sending
 import yaml
 
-from savannah.entrypoints.cli import _parser
+import servers
+from savannah.adapters.sql import migrate
+from savannah.entrypoints.cli import parser
 from savannah.entrypoints.settings import known_variables, parse
 
 FOLDER: Final = fresh_debian.ROOT / "deploy/compose"
@@ -53,7 +59,7 @@ def test_a_compose_file_is_valid(file: Path) -> None:
 
 @pytest.mark.parametrize(("file", "service"), EACH)
 def test_a_service_runs_a_command_that_there_is(file: Path, service: str) -> None:
-    options = _parser().parse_args(read(file)["services"][service]["command"])
+    options = parser().parse_args(read(file)["services"][service]["command"])
     assert options.command.__name__ == {"web": "_serve"}.get(service, f"_{service}")
 
 
@@ -98,6 +104,33 @@ def test_only_nginx_of_production_can_be_reached_from_outside() -> None:
     trusted = services["web"]["environment"]["TRUSTED_PROXIES"]
     assert trusted == services["nginx"]["networks"]["edge"]["ipv4_address"] + "/32"
     assert read(PRODUCTION)["networks"]["storage"]["internal"] is True
+
+
+@pytest.mark.parametrize("file", OURS, ids=lambda file: str(file.stem))
+def test_a_real_worker_is_healthy_while_it_can_send(file: Path, tmp_path: Path) -> None:
+    worker = read(file)["services"]["worker"]
+    assert "ports" not in worker
+    port = str(servers.free_port())
+    *_, question = worker["healthcheck"]["test"]
+    assert f":{worker['environment']['WORKER_METRICS_PORT']}/health/ready'" in question
+    question = question.replace(":9101/", f":{port}/")
+
+    def healthy() -> bool:
+        return subprocess.run([sys.executable, "-c", question], check=False).returncode == 0
+
+    with servers.own_postgres() as postgres, servers.own_redis() as redis:
+        database = postgres.fresh_database()
+        asyncio.run(migrate(database))
+        settings = settings_of(file, "worker") | {
+            "DATABASE_URL": database, "REDIS_URL": redis.url, "WORKER_METRICS_PORT": port,
+        }  # fmt: skip
+        with sending.sending(tmp_path, worker["command"], settings):
+            assert healthy()
+            redis.stop()
+            sending.until(lambda: not healthy())
+            redis.start()
+            sending.until(healthy)
+        assert not healthy()
 
 
 @pytest.mark.parametrize("file", OURS, ids=lambda file: str(file.stem))

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import fresh_debian
+import sending
+
+import servers
+from savannah.adapters.sql import migrate
 
 FILE: Final = fresh_debian.ROOT / "Containerfile"
 
@@ -34,3 +45,61 @@ def test_what_the_file_copies_is_not_ignored() -> None:
         for source in sources.split()
     }
     assert copied == allowed
+
+
+def says_healthy(pid: int, *, served: int, figures: str) -> bool:
+    """What the health check of a container says whose first process is that one.
+
+    Args:
+        served: the port in place of the image's 8000.
+        figures: the value of WORKER_METRICS_PORT.
+    """
+    (command,) = re.findall(r"^HEALTHCHECK .*\n +CMD (\[.*\])$", FILE.read_text(), re.MULTILINE)
+    *_, question = json.loads(command)
+    question = question.replace("/proc/1/", f"/proc/{pid}/").replace("'8000'", f"'{served}'")
+    environment = {"WORKER_METRICS_PORT": figures}
+    done = subprocess.run([sys.executable, "-c", question], env=environment, check=False)
+    return done.returncode == 0
+
+
+def test_the_health_check_asks_a_worker_where_it_shows_its_figures(tmp_path: Path) -> None:
+    with servers.own_postgres() as postgres, servers.own_redis() as redis:
+        database = postgres.fresh_database()
+        asyncio.run(migrate(database))
+        port, nobody = servers.free_port(), servers.free_port()
+        settings = {
+            "SECRET_KEY": "k" * 40, "DATABASE_URL": database, "REDIS_URL": redis.url,
+            "AFRICAS_TALKING_API_KEY": "atsk_1", "AFRICAS_TALKING_USERNAME": "sandbox",
+            "WORKER_METRICS_PORT": str(port),
+        }  # fmt: skip
+        with sending.sending(tmp_path, ["worker"], settings) as process:
+            assert says_healthy(process.pid, served=nobody, figures=str(port))
+            assert not says_healthy(process.pid, served=port, figures=str(nobody))
+            # Whoever has switched the figures off leaves nothing to ask.
+            assert says_healthy(process.pid, served=nobody, figures="")
+
+
+def test_the_health_check_asks_a_server_where_it_serves(tmp_path: Path) -> None:
+    port, nobody = servers.free_port(), servers.free_port()
+    arguments = ["serve", f"--port={port}", "--no-worker", "--workers=1"]
+    with running(tmp_path, arguments) as process:
+        sending.until(lambda: "is ready" in (tmp_path / "output").read_text())
+        assert says_healthy(process.pid, served=port, figures=str(nobody))
+        assert not says_healthy(process.pid, served=nobody, figures=str(port))
+
+
+def test_the_health_check_lets_a_command_be_that_answers_nobody(tmp_path: Path) -> None:
+    nobody = servers.free_port()
+    with running(tmp_path, ["simulator", "--port=0"]) as process:
+        sending.until(lambda: "is ready" in (tmp_path / "output").read_text())
+        assert says_healthy(process.pid, served=nobody, figures=str(nobody))
+
+
+@contextmanager
+def running(folder: Path, arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = sending.start(folder, arguments, {})
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(sending.PATIENCE_S)

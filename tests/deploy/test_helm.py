@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import re
 from pathlib import Path
@@ -9,17 +10,28 @@ from typing import Any, Final
 
 import fresh_debian
 import helm_python as helm
+import httpx
 import kubernetes_validate
 import pytest
+import sending
+import service
 import yaml
 
-from savannah.entrypoints.cli import _parser
+import servers
+from savannah.adapters.sql import migrate
+from savannah.entrypoints.cli import parser
 from savannah.entrypoints.settings import known_variables, parse
 
 CHART: Final = fresh_debian.ROOT / "deploy/helm/savannah-microservice"
-KUBERNETES: Final = ("1.28", "1.34")
+# From the oldest that the chart admits to the newest there are schemas of.
+KUBERNETES: Final = ("1.25", "1.28", "1.34", "1.37")
 SECRET: Final = "0123456789-0123456789-0123456789-abcdefgh"
 DATABASE: Final = "postgresql://savannah:secret@db.example.com/savannah"
+# Of the kinds that the Prometheus Operator reads.
+OPERATOR: Final = "monitoring.coreos.com/v1"
+MONITORING: Final = {
+    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+}
 # The command of the service that this one replaces, as it was documented.
 OLD_COMMAND: Final = (
     f"image.tag=1.0.0,secrets.secretKey={SECRET},secrets.databaseUrl={DATABASE},"
@@ -69,8 +81,8 @@ CASES: Final = (minimal, with_redis, own_secret, bare, full)
 case = pytest.mark.parametrize("values", CASES, ids=lambda made: str(made.__name__))
 
 
-def render(values: Values) -> list[Manifest]:
-    with helm.Chart.load(str(CHART)) as chart:
+def render(values: Values, *, at: Path = CHART) -> list[Manifest]:
+    with helm.Chart.load(str(at)) as chart:
         files = chart.render(values, name="savannah", namespace="shop")
     return [
         document
@@ -128,8 +140,13 @@ def test_every_manifest_is_valid_for_kubernetes(values: Any, version: str) -> No
     manifests = render(values())
     assert len(manifests) >= 4
     for manifest in manifests:
-        if manifest["kind"] != "ServiceMonitor":  # not one of Kubernetes' own
+        if manifest["apiVersion"] != OPERATOR:  # not one of Kubernetes' own
             kubernetes_validate.validate(copy.deepcopy(manifest), version, strict=True)
+
+
+def test_the_oldest_kubernetes_that_is_admitted_is_among_them() -> None:
+    admitted = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"]
+    assert admitted == f">={KUBERNETES[0]}.0-0"
 
 
 @case
@@ -149,7 +166,7 @@ def test_every_container_gets_settings_the_program_takes(values: Any) -> None:
             given = variables(manifests, container)
             assert set(given) <= set(known_variables()), name
             settings = parse(given)
-            options = _parser().parse_args(container["args"])
+            options = parser().parse_args(container["args"])
             if options.command.__name__ == "_worker":
                 assert settings.has_workers
                 assert settings.sending_problems() == []
@@ -231,48 +248,231 @@ def test_every_pod_keeps_to_the_restricted_standard(values: Any) -> None:
             assert container["resources"]["requests"], name
 
 
+def labels_of_pods(manifests: list[Manifest]) -> dict[str, dict[str, str]]:
+    """The labels of the pods, by the name of what makes them."""
+    return {
+        each["metadata"]["name"]: each["metadata"]["labels"]
+        if each["kind"] == "Pod"
+        else each["spec"]["template"]["metadata"]["labels"]
+        for each in manifests
+        if each["kind"] in ("Pod", "Deployment", "Job")
+    }
+
+
 @case
 def test_what_selects_pods_selects_the_ones_it_means(values: Any) -> None:
     manifests = render(values())
-    labels = {
-        each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"]
-        for each in manifests
-        if each["kind"] in ("Deployment", "Job")
-    }
+    labels = labels_of_pods(manifests)
 
     def selected(by: dict[str, str]) -> set[str]:
         return {name for name, has in labels.items() if by.items() <= has.items()}
 
-    web = {"savannah-microservice-web"}
-    assert selected(named(manifests, "Service")["spec"]["selector"]) == web
     for each in manifests:
         spec, name = each.get("spec", {}), each["metadata"]["name"]
         match each["kind"]:
             case "Deployment" | "PodDisruptionBudget":
                 assert selected(spec["selector"]["matchLabels"]) == {name}
+            case "Service":
+                part = each["metadata"]["labels"]["app.kubernetes.io/component"]
+                assert selected(spec["selector"]) == {f"savannah-microservice-{part}"}
             case "HorizontalPodAutoscaler":
                 assert spec["scaleTargetRef"]["name"] in labels
             case "NetworkPolicy":
-                assert selected(spec["podSelector"]["matchLabels"]) == set(labels)
-            case "ServiceMonitor":
-                service = named(manifests, "Service")["metadata"]["labels"]
-                assert spec["selector"]["matchLabels"].items() <= service.items()
+                assert selected(spec["podSelector"]["matchLabels"]) == {name}
+    policies = [each["metadata"]["name"] for each in manifests if each["kind"] == "NetworkPolicy"]
+    assert sorted(policies) in ([], sorted(set(labels) - {"savannah-microservice-test"}))
 
 
-def test_probes_ask_where_the_service_answers() -> None:
+@case
+def test_every_port_that_is_named_is_a_port_of_the_pods_behind_it(values: Any) -> None:
+    manifests = render(values())
+    ports = {
+        name: {port["name"] for container in pod["containers"] for port in container["ports"]}
+        for name, pod in pods(manifests).items()
+        if name.endswith(("-web", "-worker"))
+    }
+    for each in manifests:
+        part = each["metadata"].get("labels", {}).get("app.kubernetes.io/component")
+        name = f"savannah-microservice-{part}"
+        match each["kind"]:
+            case "Service":
+                assert {port["targetPort"] for port in each["spec"]["ports"]} <= ports[name]
+            case "NetworkPolicy":
+                for rule in each["spec"]["ingress"]:
+                    assert {port["port"] for port in rule["ports"]} <= ports[name]
+            case "Ingress":
+                backend = each["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]
+                found = named(manifests, "Service", backend["name"])
+                assert backend["port"]["name"] in {p["name"] for p in found["spec"]["ports"]}
+
+
+def test_prometheus_finds_each_part_under_the_job_of_the_alert_rules() -> None:
+    manifests = render(full())
+    services = [each for each in manifests if each["kind"] == "Service"]
+    monitors = [each for each in manifests if each["kind"] == "ServiceMonitor"]
+    jobs = {}
+    for monitor in monitors:
+        assert monitor["apiVersion"] == OPERATOR
+        assert monitor["metadata"]["labels"]["release"] == "prometheus"
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        (found,) = (each for each in services if wanted <= each["metadata"]["labels"].items())
+        (endpoint,) = monitor["spec"]["endpoints"]
+        assert endpoint["port"] in {port["name"] for port in found["spec"]["ports"]}
+        assert (endpoint["path"], endpoint["interval"]) == ("/metrics", "30s")
+        job = found["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+        jobs[job] = found["metadata"]["name"]
+    assert jobs == {
+        "savannah": "savannah-microservice",
+        "savannah-worker": "savannah-microservice-worker",
+    }
+    worker = named(manifests, "Service", "-worker")["spec"]
+    assert (worker["clusterIP"], worker["publishNotReadyAddresses"]) == ("None", True)
+
+
+def test_the_alert_rules_are_those_that_are_tested_in_a_packed_chart_too(tmp_path: Path) -> None:
+    """In the folder they are a link to the file beside it."""
+    tested = (fresh_debian.ROOT / "deploy/prometheus/rules.yml").read_text()
+    packed = Path(helm.package(str(CHART), destination=str(tmp_path)))
+    found = named(render(full(), at=packed), "PrometheusRule")
+    assert found["apiVersion"] == OPERATOR
+    assert found["spec"] == yaml.safe_load(tested)
+
+
+def policy(manifests: list[Manifest], part: str) -> Manifest:
+    found: Manifest = named(manifests, "NetworkPolicy", f"-{part}")["spec"]
+    assert found["policyTypes"] == ["Ingress", "Egress"]
+    return found
+
+
+def test_callers_reach_the_web_alone_and_prometheus_the_workers_alone() -> None:
+    manifests = render(with_redis())
+    http = [{"port": "http", "protocol": "TCP"}]
+    metrics = [{"port": "metrics", "protocol": "TCP"}]
+    assert policy(manifests, "web")["ingress"] == [{"ports": http}]
+    assert policy(manifests, "worker")["ingress"] == [{"ports": metrics, "from": [MONITORING]}]
+    assert policy(manifests, "migrate")["ingress"] == []
+
+
+def test_narrowing_the_callers_shuts_out_neither_prometheus_nor_helm_test() -> None:
+    values = full()
+    manifests = render(values)
+    (rule,) = policy(manifests, "web")["ingress"]
+    *callers, prometheus, test_pod = rule["from"]
+    assert callers == values["networkPolicy"]["ingressFrom"]
+    assert prometheus == MONITORING
+    labels = labels_of_pods(manifests)
+    wanted = test_pod["podSelector"]["matchLabels"].items()
+    assert [name for name, has in labels.items() if wanted <= has.items()] == [
+        "savannah-microservice-test"
+    ]
+
+
+def test_workers_whose_figures_nobody_may_read_let_nobody_in() -> None:
+    """Where Kubernetes takes an empty `from` for everybody."""
+    manifests = render(with_redis() | {"networkPolicy": {"metricsFrom": []}})
+    assert policy(manifests, "worker")["ingress"] == []
+
+
+@pytest.mark.parametrize(
+    ("collector", "port"),
+    [
+        ("http://otel:4318", 4318),
+        ("https://otel.example.com", 443),
+        ("http://otel", 80),
+        ("https://otel.example.com:9999/spans", 9999),
+        ("http://[fd00::4318]", 80),
+    ],
+)
+def test_spans_may_leave_to_the_port_of_their_collector(collector: str, port: int) -> None:
+    def ports(part: str, config: Values) -> list[int]:
+        manifests = render(with_redis() | {"config": config})
+        (rule,) = policy(manifests, part)["egress"]
+        return [each["port"] for each in rule["ports"]]
+
+    usual = [53, 53, 5432, 6379, 443]
+    told = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
+    for part in ("web", "worker"):
+        assert ports(part, {}) == usual
+        assert ports(part, told) == (usual if port in usual else [*usual, port])
+    assert ports("migrate", told) == usual
+
+
+def test_probes_of_the_web_ask_what_the_service_answers(tmp_path: Path) -> None:
     web = pods(render(full()))["savannah-microservice-web"]["containers"][0]
     assert web["livenessProbe"]["httpGet"] == {"path": "/health/live", "port": "http"}
     assert web["readinessProbe"]["httpGet"] == {"path": "/health/ready", "port": "http"}
     assert web["startupProbe"]["httpGet"]["path"] == "/health/live"
     assert web["ports"] == [{"name": "http", "containerPort": 8000}]
     assert "--port=8000" in web["args"]
+    with service.serving(tmp_path) as url:
+        for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+            assert httpx.get(url + web[probe]["httpGet"]["path"], trust_env=False).is_success
+
+
+def worker_of_a_cluster(database: str, redis: str) -> tuple[Manifest, dict[str, str]]:
+    """The container of the worker as the chart describes it for these servers; its environment."""
+    values = with_redis()
+    values["secrets"] |= {"databaseUrl": database, "redisUrl": redis}
+    values["worker"] = {"metricsPort": servers.free_port()}
+    manifests = render(values)
+    container = pods(manifests)["savannah-microservice-worker"]["containers"][0]
+    return container, variables(manifests, container)
+
+
+def answer(container: Manifest, probe: str) -> int | None:
+    """What a kubelet gets for that probe; None where nothing answers in time."""
+    asked = container[probe]["httpGet"]
+    (port,) = (each for each in container["ports"] if each["name"] == asked["port"])
+    url = f"http://127.0.0.1:{port['containerPort']}{asked['path']}"
+    patience_s = container[probe].get("timeoutSeconds", 1)
+    try:
+        return httpx.get(url, timeout=patience_s, trust_env=False).status_code
+    except httpx.TransportError:
+        return None
+
+
+def test_an_outage_makes_a_real_worker_unready_and_restarts_nothing(tmp_path: Path) -> None:
+    with servers.own_postgres() as postgres, servers.own_redis() as redis:
+        database = postgres.fresh_database()
+        asyncio.run(migrate(database))
+        container, settings = worker_of_a_cluster(database, redis.url)
+        with sending.sending(tmp_path, container["args"], settings) as process:
+            probes = ("startupProbe", "livenessProbe", "readinessProbe")
+            assert [answer(container, probe) for probe in probes] == [200, 200, 200]
+            for fall, rise in (
+                (redis.stop, redis.start),
+                (redis.freeze, redis.thaw),
+                (postgres.stop, postgres.start),
+                (postgres.freeze, postgres.thaw),
+            ):
+                fall()
+                sending.until(lambda: answer(container, "readinessProbe") == 503)
+                assert answer(container, "livenessProbe") == 200
+                assert answer(container, "startupProbe") == 200
+                rise()
+                sending.until(lambda: answer(container, "readinessProbe") == 200)
+            assert process.poll() is None
+
+
+def test_a_real_worker_before_its_migration_is_never_ready(tmp_path: Path) -> None:
+    """So a release whose migration was left out replaces no worker."""
+    with servers.own_postgres() as postgres, servers.own_redis() as redis:
+        container, settings = worker_of_a_cluster(postgres.fresh_database(), redis.url)
+        process = sending.start(tmp_path, container["args"], settings)
+        while process.poll() is None:
+            assert answer(container, "readinessProbe") is None
+    assert process.returncode == 1
+    assert "run `savannah migrate`" in (tmp_path / "log").read_text()
+    rollout = named(render(with_redis()), "Deployment", "-worker")["spec"]["strategy"]
+    assert rollout["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
 def test_full_values_make_one_of_everything() -> None:
     kinds = {each["kind"] for each in render(full())}
     assert kinds >= {
         "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Ingress", "Job", "NetworkPolicy",
-        "PodDisruptionBudget", "Secret", "Service", "ServiceAccount", "ServiceMonitor",
+        "PodDisruptionBudget", "PrometheusRule", "Secret", "Service", "ServiceAccount",
+        "ServiceMonitor",
     }  # fmt: skip
 
 
@@ -300,8 +500,17 @@ def test_new_settings_are_new_pods() -> None:
         ("web.replicas", -1, "replicas"),
         ("web.autoscaling.targetCPUUtilizationPercentage", 101, "targetCPU"),
         ("worker.concurrency", 0, "concurrency"),
+        ("worker.metricsPort", 80, "metricsPort"),
+        ("worker.metricsport", 9101, "metricsport"),
+        ("networkPolicy.metricsFrom", [{"namespace": "monitoring"}], "metricsFrom"),
+        ("networkPolicy.metricsFrom", "monitoring", "metricsFrom"),
+        ("networkPolicy.ingressFrom", [{}], "ingressFrom"),
+        ("networkPolicy.ingressFrom", [{"ipBlock": {"cidr": "everybody"}}], "ingressFrom"),
+        ("prometheusRule.enable", True, "enable"),
         ("service.type", "ExternalName", "type"),
         ("config", {"DATABASE_URL": "postgresql://in/the-wrong-place"}, "DATABASE_URL"),
+        ("config", {"WORKER_METRICS_PORT": "9200"}, "WORKER_METRICS_PORT"),
+        ("config", {"OTEL_EXPORTER_OTLP_ENDPOINT": "otel:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ("config", {"sms_pause_s": "60"}, "sms_pause_s"),
         ("trustedProxies", ["everybody"], "trustedProxies"),
         ("nonsense", True, "nonsense"),

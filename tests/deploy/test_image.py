@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -11,6 +12,9 @@ from typing import Any, Final
 
 import fresh_debian
 import pytest
+
+import servers
+from savannah.adapters.sql import migrate
 
 pytestmark = pytest.mark.machine
 
@@ -23,9 +27,10 @@ HARDENED: Final = (
 )  # fmt: skip
 # What a machine without cgroups of its own needs, and one whose root may raise no limits.
 MODEST: Final = (
-    "--cgroups=disabled", "--network=none", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024",
+    "--cgroups=disabled", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024",
     "--health-interval=disable",
 )  # fmt: skip
+ALONE: Final = (*MODEST, "--network=none")
 # A runtime takes part in cgroups as far as it sees any, and does not know mixed ones.
 _SEEING_ONLY_CGROUP2: Final = (
     'if [ -d /sys/fs/cgroup/unified ]; then mount --bind /sys/fs/cgroup/unified /sys/fs/cgroup; fi; '
@@ -97,14 +102,37 @@ def image(containers: Containers) -> dict[str, Any]:
 @pytest.fixture
 def service(containers: Containers) -> Iterator[str]:
     """The name of a running container, once it serves."""
-    name = "savannah-serves"
-    containers.podman("run", "--detach", f"--name={name}", *HARDENED, *MODEST, IMAGE)
+    yield from _running(containers, "savannah-serves", *ALONE, IMAGE, until="Savannah is ready")
+
+
+def _running(containers: Containers, name: str, *arguments: str, until: str) -> Iterator[str]:
+    """The name of a container, from when it has said so on."""
+    containers.podman("run", "--detach", f"--name={name}", *HARDENED, *arguments)
     ends_at = time.monotonic() + 60
-    while "Savannah is ready" not in (said := containers.podman("logs", name)):
+    while until not in (said := containers.podman("logs", name)):
         assert time.monotonic() < ends_at, said
         time.sleep(0.1)
     yield name
     containers.podman("rm", "--force", name)
+
+
+@pytest.fixture
+def worker(containers: Containers) -> Iterator[str]:
+    """The name of a running container, once it sends."""
+    with servers.own_postgres() as postgres, servers.own_redis() as redis:
+        database = postgres.fresh_database()
+        asyncio.run(migrate(database))
+        settings = {
+            "SECRET_KEY": "k" * 40, "DATABASE_URL": database, "REDIS_URL": redis.url,
+            "AFRICAS_TALKING_API_KEY": "atsk_1", "AFRICAS_TALKING_USERNAME": "sandbox",
+            "WORKER_METRICS_PORT": str(servers.free_port()),
+        }  # fmt: skip
+        given = [f"--env={name}={value}" for name, value in settings.items()]
+        # On the machine's own network, where its servers are.
+        yield from _running(
+            containers, "savannah-sends", *MODEST, "--network=host", *given, IMAGE, "worker",
+            until="Savannah is sending",
+        )  # fmt: skip
 
 
 def test_the_image_says_how_it_is_to_be_run(image: dict[str, Any]) -> None:
@@ -120,7 +148,7 @@ def test_the_image_says_how_it_is_to_be_run(image: dict[str, Any]) -> None:
 
 
 def test_a_command_of_it_runs_and_takes_the_place_of_serve(containers: Containers) -> None:
-    said = containers.podman("run", "--rm", *HARDENED, *MODEST, IMAGE, "normalize", "0712345678")
+    said = containers.podman("run", "--rm", *HARDENED, *ALONE, IMAGE, "normalize", "0712345678")
     assert said == "+254712345678"
 
 
@@ -146,12 +174,22 @@ def test_it_serves_on_a_read_only_root_as_nobody_in_particular(
 def test_its_health_check_tells_a_living_service_from_a_hanging_one(
     containers: Containers, service: str
 ) -> None:
-    containers.podman("healthcheck", "run", service)
-    containers.podman("kill", "--signal=STOP", service)
+    _is_told_from_a_hanging_one(containers, service)
+
+
+def test_its_health_check_tells_a_living_worker_from_a_hanging_one(
+    containers: Containers, worker: str
+) -> None:
+    _is_told_from_a_hanging_one(containers, worker)
+
+
+def _is_told_from_a_hanging_one(containers: Containers, name: str) -> None:
+    containers.podman("healthcheck", "run", name)
+    containers.podman("kill", "--signal=STOP", name)
     with pytest.raises(AssertionError, match=r"exit 1|exit 125|unhealthy"):
-        containers.podman("healthcheck", "run", service)
-    containers.podman("kill", "--signal=CONT", service)
-    containers.podman("healthcheck", "run", service)
+        containers.podman("healthcheck", "run", name)
+    containers.podman("kill", "--signal=CONT", name)
+    containers.podman("healthcheck", "run", name)
 
 
 def test_stopping_it_is_orderly(containers: Containers, service: str) -> None:
@@ -168,6 +206,6 @@ def test_nothing_that_builds_or_installs_is_left_in_it(containers: Containers) -
         "find /opt/savannah -path '*/site-packages/pip*' -o -path '*/site-packages/hatchling*'"
     )
     found = containers.podman(
-        "run", "--rm", *HARDENED, *MODEST, "--entrypoint=sh", IMAGE, "-c", f"({script}) 2>&1; true"
+        "run", "--rm", *HARDENED, *ALONE, "--entrypoint=sh", IMAGE, "-c", f"({script}) 2>&1; true"
     )
     assert [line for line in found.splitlines() if "No such file" not in line] == []

@@ -208,6 +208,24 @@ def test_it_answers_over_tls_and_only_as_itself(set_up: Machine) -> None:
     assert (status, headers["location"]) == (308, f"https://{HOST}/docs")
 
 
+def page_of_the_worker(machine: Machine, path: str) -> str:
+    url = f"http://127.0.0.1:9101{path}"
+    said = machine.run("python3", "-c", _GET, json.dumps(["GET", url, None, {}]))
+    status, _, text = json.loads(said)
+    assert status == 200, said
+    return str(text)
+
+
+def test_the_worker_is_watched_from_the_machine_alone(set_up: Machine) -> None:
+    assert json.loads(page_of_the_worker(set_up, "/health/ready")) == {"status": "ready"}
+    figures = page_of_the_worker(set_up, "/metrics")
+    assert "savannah_relay_last_round_timestamp_seconds" in figures
+    # Of IPv4 and of IPv6, in the kernel's own words: 0A listens, 238D is 9101.
+    sockets = set_up.run("cat", "/proc/net/tcp", "/proc/net/tcp6")
+    listening = [line.split()[1] for line in sockets.splitlines() if line.split()[3] == "0A"]
+    assert [each for each in listening if each.endswith(":238D")] == ["0100007F:238D"]
+
+
 def test_an_order_made_there_is_texted_by_the_worker(set_up: Machine) -> None:
     set_up.run(
         "systemd-run", "--quiet", "--unit=simulator", "--uid=savannah",
@@ -263,11 +281,17 @@ def test_secrets_are_readable_for_the_service_alone(set_up: Machine) -> None:
 def test_a_changed_setting_restarts_the_service_and_a_changed_password_is_taken(
     set_up: Machine,
 ) -> None:
-    before = set_up.run("systemctl", "show", "--property=MainPID", "savannah-web")
+    def processes() -> set[str]:
+        shown = ("systemctl", "show", "--property=MainPID")
+        return {set_up.run(*shown, name).strip() for name in ("savannah-web", "savannah-worker")}
+
+    before = processes()
     counted, said = set_up.play("--extra-vars", "savannah_database_password=another-password-1")
     assert counted["failed"] == 0, said
-    assert set_up.run("systemctl", "show", "--property=MainPID", "savannah-web") != before
+    assert not processes() & before
+    # The playbook has waited for both.
     assert set_up.ask("GET", "/health/ready")[0] == 200
+    assert json.loads(page_of_the_worker(set_up, "/health/ready")) == {"status": "ready"}
 
 
 def test_stopping_is_orderly(set_up: Machine) -> None:

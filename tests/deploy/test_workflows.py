@@ -39,30 +39,41 @@ def test_a_workflow_may_only_read_and_has_an_end(file: Path) -> None:
 
 
 @each_workflow
-def test_every_action_is_pinned_to_a_full_version(file: Path) -> None:
-    used = re.findall(r"uses: (\S+)", file.read_text())
+def test_every_action_is_pinned_to_a_commit_and_says_its_version(file: Path) -> None:
+    """A tag can be moved to other code; the version is for readers and for Dependabot."""
+    used = re.findall(r"uses: (.+)", file.read_text())
     assert used
-    assert [
-        each for each in used if not re.fullmatch(r"[\w./-]+@(v?\d+\.\d+\.\d+|[0-9a-f]{40})", each)
-    ] == []
+    pinned = r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+"
+    assert [each for each in used if not re.fullmatch(pinned, each)] == []
+
+
+def test_an_action_has_one_version_everywhere() -> None:
+    used = {each for file in WORKFLOWS for each in re.findall(r"uses: (.+)", file.read_text())}
+    assert len(used) == len({each.partition("@")[0] for each in used})
+
+
+def sessions(file: Path) -> set[str]:
+    """The sessions of nox that a workflow or a script runs."""
+    lines = re.findall(r"nox -s ([\w ]+)", file.read_text())
+    return {name for line in lines for name in line.split()}
 
 
 @each_workflow
 def test_a_workflow_runs_sessions_that_there_are(file: Path) -> None:
-    sessions = set(
-        re.findall(
-            r"^@nox\.session.*\ndef (\w+)",
-            (fresh_debian.ROOT / "noxfile.py").read_text(),
-            re.MULTILINE,
-        )
-    )
-    named = {
-        name for line in re.findall(r"nox -s ([\w ]+)", file.read_text()) for name in line.split()
-    }
-    assert named <= sessions
+    noxfile = (fresh_debian.ROOT / "noxfile.py").read_text()
+    assert sessions(file) <= set(re.findall(r"^@nox\.session.*\ndef (\w+)", noxfile, re.MULTILINE))
+
+
+def test_every_change_is_checked_by_all_that_the_script_runs() -> None:
+    script = sessions(fresh_debian.ROOT / ".ci/run")
+    assert len(script) > 5
+    assert script <= sessions(FOLDER / "workflows/ci.yml")
 
 
 def test_tests_run_on_every_python_that_is_promised() -> None:
-    versions = read(FOLDER / "workflows/ci.yml")["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    job = read(FOLDER / "workflows/ci.yml")["jobs"]["tests"]
+    versions = job["strategy"]["matrix"]["python"]
     project = (fresh_debian.ROOT / "pyproject.toml").read_text()
     assert versions == re.findall(r'Python :: (3\.\d+)"', project)
+    # uv would take any Python that is new enough.
+    assert job["steps"][-1]["env"] == {"UV_PYTHON": "${{ matrix.python }}"}

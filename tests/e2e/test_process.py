@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+import tomllib
 from pathlib import Path
 
 import httpx
@@ -222,6 +223,31 @@ def test_numbers_are_normalized_or_refused_with_a_reason(processes):
     assert refused.stdout.splitlines()[1].startswith("invalid_phone: ")
     assert processes.run("normalize", "0712 345678", "--region", "ug").stdout == "+256712345678\n"
     assert processes.run("normalize").returncode == 2
+
+
+def test_the_version_is_that_of_the_project(processes):
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    printed = processes.run("--version", DATABASE_URL="no url at all")
+    assert (printed.returncode, printed.stdout) == (0, f"savannah {project['version']}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (("serve", "--port", "65536"), "argument --port: must be a port from 0 to 65535"),
+        (("serve", "--workers", "0"), "argument --workers: must be a whole number from 1"),
+        (("worker", "--metrics-port", "x"), "argument --metrics-port: must be a port from 0"),
+        (("sms", "list", "--limit", "-1"), "argument --limit: must be a whole number from 1"),
+        (("users", "set-role", "jane", "king"), "argument role: invalid choice"),
+        (("no-such-command",), "invalid choice: 'no-such-command'"),
+        ((), "required: COMMAND"),
+    ],
+)
+def test_wrong_usage_names_the_argument_and_the_rule(processes, arguments, rule):
+    refused = processes.run(*arguments)
+    assert refused.returncode == 2
+    assert rule in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_the_openapi_document_is_printed_and_written(processes):

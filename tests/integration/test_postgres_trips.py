@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -17,6 +18,7 @@ from savannah.adapters.sql.tables import customers, events, notifications, order
 from savannah.application.idempotency import Once
 from savannah.application.ports import OrderFilter
 from savannah.domain.customer import Customer
+from savannah.domain.identity import GrantId
 from savannah.domain.order import Order
 from savannah.domain.paging import PageRequest
 
@@ -129,6 +131,22 @@ def test_a_single_read_is_one_trip_and_so_is_a_page_with_its_count(url):
         page = await desk.app.orders.list(OrderFilter(), PageRequest(), by=MANAGER)
         assert page.count == len(page.items) > 0
         assert await desk.told() == ["SELECT"]
+
+    tell(url, story)
+
+
+def test_many_checks_of_tokens_at_once_share_a_trip(url):
+    async def story(desk: Desk) -> None:
+        async def check(grant_id: GrantId) -> None:
+            async with desk.storage(reading="fresh") as uow:
+                assert await uow.grants.session(grant_id) is None
+
+        for _ in range(2):  # the driver asks once what such an array is
+            await desk.texts()
+            async with asyncio.TaskGroup() as group:
+                for number in range(50):
+                    group.create_task(check(GrantId(UUID(int=number))))
+        assert ["ANY (" in text for text in await desk.texts()] == [False, False, True]
 
     tell(url, story)
 

@@ -84,6 +84,74 @@ SENTRY_DSN: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
+{{/*
+The label whose value Prometheus takes as `job`: the alert rules know the two parts by it, whatever
+the release is called. Argument: part.
+*/}}
+{{- define "savannah.job" -}}
+prometheus-job: {{ eq .part "web" | ternary "savannah" (printf "savannah-%s" .part) }}
+{{- end -}}
+
+{{/* How Prometheus finds a part. Arguments: context, part, port. */}}
+{{- define "savannah.serviceMonitor" -}}
+apiVersion: monitoring.coreos.com/v1
+kind: ServiceMonitor
+metadata:
+  name: {{ include "savannah.fullname" .context }}-{{ .part }}
+  labels:
+    {{- include "savannah.labels" .context | nindent 4 }}
+    app.kubernetes.io/component: {{ .part }}
+    {{- with .context.Values.serviceMonitor.labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  jobLabel: prometheus-job
+  selector:
+    matchLabels:
+      {{- include "savannah.selector" .context | nindent 6 }}
+      app.kubernetes.io/component: {{ .part }}
+  endpoints:
+    - port: {{ .port }}
+      path: /metrics
+      interval: {{ .context.Values.serviceMonitor.interval }}
+{{- end -}}
+
+{{/*
+Where a pod may go. Spans leave from the web and worker pods alone, to the port that their setting
+names or implies. Arguments: context, part.
+*/}}
+{{- define "savannah.egress" -}}
+{{- $ports := list -}}
+{{- range .context.Values.networkPolicy.egressPorts }}{{ $ports = append $ports (int .) }}{{ end -}}
+{{- $collector := .context.Values.config.OTEL_EXPORTER_OTLP_ENDPOINT | default "" -}}
+{{- if and $collector (ne .part "migrate") -}}
+{{- $url := urlParse $collector -}}
+{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "https" | ternary "443" "80") -}}
+{{- $ports = append $ports (int $port) -}}
+{{- end -}}
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+    {{- range $ports | uniq }}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+{{- end -}}
+
+{{/* Whom a network policy is about. Arguments: context, part. */}}
+{{- define "savannah.policyHead" -}}
+podSelector:
+  matchLabels:
+    {{- include "savannah.selector" .context | nindent 4 }}
+    app.kubernetes.io/component: {{ .part }}
+policyTypes: [Ingress, Egress]
+{{- end -}}
+
+{{/* The pod of `helm test`, which no other selector may find. */}}
+{{- define "savannah.testSelector" -}}
+app.kubernetes.io/name: {{ include "savannah.name" . }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{/* The level "restricted" of the Pod Security Standards. */}}
 {{- define "savannah.podSecurity" -}}
 runAsNonRoot: true

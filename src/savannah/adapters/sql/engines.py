@@ -18,13 +18,19 @@ from contextlib import suppress
 from contextvars import copy_context
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
+from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     URL,
+    Column,
     Connection,
     Engine,
     Executable,
     Row,
+    Select,
+    any_,
+    bindparam,
     create_engine,
     event,
     exc,
@@ -64,6 +70,15 @@ class StatementFailed(Exception):
         self.statement = statement
 
 
+class Lookup:
+    """Rows by their `id`: as a statement for one `key`, and as one for an array of `keys`."""
+
+    def __init__(self, rows: Select[Any], key: Column[Any]) -> None:
+        self.one: Final = rows.where(key == bindparam("key"))
+        # For Postgres: one text for any number of them.
+        self.many: Final = rows.where(key == any_(bindparam("keys", type_=ARRAY(key.type))))
+
+
 class Lane(Protocol):
     """One connection, for as long as one transaction needs it; the first step begins that.
 
@@ -75,6 +90,11 @@ class Lane(Protocol):
         self, writes: Writes, statement: Executable, values: Mapping[str, Any]
     ) -> Sequence[Row[Any]]:
         """The rows of one statement."""
+
+    async def find(self, writes: Writes, lookup: Lookup, key: UUID) -> Row[Any] | None:
+        """The row with that id."""
+        rows = await self.fetch(writes, lookup.one, {"key": key})
+        return rows[0] if rows else None
 
     @abstractmethod
     async def run(self, writes: Writes, work: Work[T]) -> T:

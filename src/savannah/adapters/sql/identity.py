@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, bindparam, delete, exists, insert, or_, select, update
 
+from savannah.adapters.sql.engines import Lookup
 from savannah.adapters.sql.paging import SortKey, read_page
 from savannah.adapters.sql.tables import (
     authorization_codes,
@@ -278,18 +279,17 @@ def _client_of(row: Row[Any], prefix: str = "") -> Client:
 
 _ADD_GRANT: Final = insert(grants)
 _FIND_GRANT: Final = select(grants).where(grants.c.id == bindparam("grant_id"))
-_SESSION: Final = (
+_SESSION: Final = Lookup(
     select(
         grants,
         *(column.label(f"person_{column.name}") for column in users.c),
         *(column.label(f"app_{column.name}") for column in clients.c),
-    )
-    .select_from(
+    ).select_from(
         grants.outerjoin(users, users.c.id == grants.c.user_id).outerjoin(
             clients, clients.c.client_id == grants.c.client_id
         )
-    )
-    .where(grants.c.id == bindparam("grant_id"))
+    ),
+    grants.c.id,
 )
 _LIVE: Final = grants.c.revoked_at.is_(None)
 _REVOKE: Final = update(grants).where(grants.c.id == bindparam("grant_id"), _LIVE)
@@ -354,7 +354,7 @@ class SqlGrants(Grants):
         return None if row is None else _grant_of(row)
 
     async def session(self, grant_id: GrantId) -> Session | None:
-        row = await self._transaction.first(_SESSION, {"grant_id": grant_id})
+        row = await self._transaction.find(_SESSION, grant_id)
         if row is None:
             return None
         return Session(

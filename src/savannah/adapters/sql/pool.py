@@ -8,15 +8,17 @@ from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg  # type: ignore[import-untyped]  # it ships none
 from sqlalchemy import URL, Connection, Executable, Row, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from savannah.adapters.sql.engines import StatementFailed, Work, dumps, loads
+from savannah.adapters.sql.engines import Lookup, StatementFailed, Work, dumps, loads
+from savannah.adapters.sql.gathered import Found, GatheredReads
 from savannah.adapters.sql.statements import Statements
 
 T = TypeVar("T")
@@ -141,6 +143,7 @@ class Pool:
         self._turns = asyncio.Semaphore(settings.pool_size)
         self._free: list[Seat] = []
         self._leaving: set[asyncio.Task[None]] = set()
+        self._gathered: dict[Lookup, GatheredReads] = {}
 
     @property
     def in_use(self) -> int:
@@ -184,6 +187,24 @@ class Pool:
             return (await seat.fetch(question, {}))[0][0]
         finally:
             self.give(seat)
+
+    def gathered(self, lookup: Lookup) -> GatheredReads:
+        """Reads of rows by their id, each a transaction by itself, that may share trips."""
+        reads = self._gathered.get(lookup)
+        if reads is None:
+            reads = self._gathered[lookup] = GatheredReads(partial(self._look_up, lookup))
+        return reads
+
+    async def _look_up(self, lookup: Lookup, keys: Sequence[UUID]) -> Found:
+        seat = await self.take()
+        try:
+            if len(keys) == 1:
+                rows = await seat.fetch(lookup.one, {"key": keys[0]})
+            else:
+                rows = await seat.fetch(lookup.many, {"keys": keys})
+        finally:
+            self.give(seat)
+        return {row.id: row for row in rows}
 
     async def close(self) -> None:
         if self._leaving:

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 from sqlalchemy import URL, Executable, Row
 
-from savannah.adapters.sql.engines import Lane, Lanes, StatementFailed, Work, Writes
+from savannah.adapters.sql.engines import Lane, Lanes, Lookup, StatementFailed, Work, Writes
 from savannah.adapters.sql.pool import FAILURES, Pool, PostgresSettings, Seat
 from savannah.adapters.sql.replicas import Replica, Replicas
 from savannah.application.ports import Reading
@@ -87,6 +88,14 @@ class _SingleLane(Lane):
             return await seat.fetch(statement, values)
         finally:
             self._pool.give(seat)
+
+    async def find(
+        self,
+        writes: Writes,  # noqa: ARG002  there are none
+        lookup: Lookup,
+        key: UUID,
+    ) -> Row[Any] | None:
+        return await self._pool.gathered(lookup).find(key)
 
     async def run(self, writes: Writes, work: Work[T]) -> T:  # noqa: ARG002  there are none
         seat = await self._pool.take()

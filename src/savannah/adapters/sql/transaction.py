@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import Executable, Row, Table, exc
 
-from savannah.adapters.sql.engines import Lane, Lanes, StatementFailed, Work
+from savannah.adapters.sql.engines import Lane, Lanes, Lookup, StatementFailed, Work
 from savannah.application.ports import IdempotencyRecordKey, Reading
 from savannah.domain.errors import (
     CodeTaken,
@@ -99,6 +99,11 @@ class Transaction:
     ) -> Row[Any] | None:
         rows = await self.all(statement, values)
         return rows[0] if rows else None
+
+    async def find(self, lookup: Lookup, key: UUID) -> Row[Any] | None:
+        """The row with that id."""
+        writes = self._taken()
+        return await self._attempt(lambda lane: lane.find(writes, lookup, key))
 
     async def run(self, work: Work[T]) -> T:
         """Do something with the connection itself, such as several reads in one trip."""
