@@ -259,7 +259,7 @@ def test_a_command_in_a_sentence_is_one_that_the_command_line_has(
     words = re.match(r"[a-z -]*?(?= -|$| [^a-z])", command)[0].split()
     for choice in itertools.product(*(word.split("|") for word in words)):
         with pytest.raises(SystemExit) as ended:
-            _parser().parse_args([*choice, "--help"])
+            parser().parse_args([*choice, "--help"])
         assert ended.value.code == 0, capsys.readouterr().err
         shown = capsys.readouterr().out
         assert [flag for flag in re.findall(r"--[a-z-]+", command) if flag not in shown] == []
