@@ -256,7 +256,7 @@ def test_a_command_in_a_sentence_is_one_that_the_command_line_has(
     page: str, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del page
-    words = re.match(r"[a-z -]*?(?= -|$| [^a-z])", command)[0].split()
+    words = itertools.takewhile(re.compile("[a-z][a-z|-]*").fullmatch, command.split())
     for choice in itertools.product(*(word.split("|") for word in words)):
         with pytest.raises(SystemExit) as ended:
             parser().parse_args([*choice, "--help"])
