@@ -17,8 +17,9 @@ from prometheus_client import CollectorRegistry
 
 from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.entrypoints.cli import parser
+from savannah.entrypoints.django_import import Mappings
 from savannah.entrypoints.http.problems import TITLES
-from savannah.entrypoints.settings import known_variables
+from savannah.entrypoints.settings import known_variables, parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -275,6 +276,22 @@ def test_a_setting_in_a_sentence_is_one_that_is_read() -> None:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=FENCED)
         named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", text))
         assert {name for name in named - known if not FOREIGN.fullmatch(name)} == set(), page
+
+
+def test_the_issuers_and_the_mapping_that_pages_print_are_understood(tmp_path: Path) -> None:
+    blocks = BLOCK.findall((ROOT / "docs/how-to/trust-another-issuer.md").read_text())
+    lists = [
+        shlex.split(text)[0].partition("=")[2] if language == "bash" else text
+        for language, text in blocks
+    ]
+    assert len(lists) == 3
+    for printed in lists:
+        assert parse({"OIDC_TRUSTED_ISSUERS": printed}).trusted_issuers
+    page = (ROOT / "docs/how-to/move-from-django.md").read_text()
+    (tmp_path / "mapping.toml").write_text(
+        *(text for language, text in BLOCK.findall(page) if language == "toml")
+    )
+    assert Mappings.read(tmp_path / "mapping.toml").layouts["orders"]
 
 
 def test_a_session_of_the_docs_is_one_that_nox_has() -> None:
