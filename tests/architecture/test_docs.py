@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +17,9 @@ from prometheus_client import CollectorRegistry
 
 from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.entrypoints.cli import parser
+from savannah.entrypoints.django_import import Mappings
 from savannah.entrypoints.http.problems import TITLES
-from savannah.entrypoints.settings import known_variables
+from savannah.entrypoints.settings import known_variables, parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -24,7 +28,8 @@ PAGES = [
     ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCED = re.MULTILINE | re.DOTALL
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", FENCED)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
 PYTHON_BLOCKS = [
@@ -60,6 +65,59 @@ def test_a_python_block_of_the_docs_runs_as_it_is_printed(code: str, tmp_path: P
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def patched(folder: Path, patch: str) -> None:
+    """Do there what `git apply` does with a patch of one file; not every machine has git."""
+    file, *hunks = re.split(r"^(@@ .*@@)\n", patch, flags=re.MULTILINE)
+    path = folder / re.fullmatch(r"--- a/(\S+)\n\+\+\+ b/\1\n", file)[1]
+    source = path.read_text()
+    for header, hunk in zip(hunks[::2], hunks[1::2], strict=True):
+        lines = hunk.splitlines(keepends=True)
+        old = [line[1:] for line in lines if line[0] in " -"]
+        new = [line[1:] for line in lines if line[0] in " +"]
+        counts = re.fullmatch(r"@@ -\d+,(\d+) \+\d+,(\d+) @@", header)
+        assert counts, header
+        assert (int(counts[1]), int(counts[2])) == (len(old), len(new)), header
+        assert source.count("".join(old)) == 1, f"{path.name} has changed:\n{hunk}"
+        source = source.replace("".join(old), "".join(new))
+    path.write_text(source)
+
+
+def test_the_rule_of_the_page_holds_once_its_patches_are_applied(tmp_path: Path) -> None:
+    page = (ROOT / "docs/how-to/add-a-rule.md").read_text()
+    blocks = BLOCK.findall(page)
+    (command,) = [code for language, code in blocks if language == "bash"]
+    words = shlex.split(command)
+    assert words[:3] == ["uv", "run", "pytest"]
+    file = words[3]
+    leave = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=leave)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / file).parent.mkdir(parents=True)
+    shutil.copy(ROOT / file, tmp_path / file)
+    for module in (ROOT / "tests").glob("*.py"):
+        shutil.copy(module, tmp_path / "tests")
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "--exitfirst", file],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "src")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    rule, tests = (code for language, code in blocks if language == "diff")
+    patched(tmp_path, tests)
+    without = run()
+    assert without.returncode == 1, without.stdout
+    assert "holidays" in without.stdout
+    patched(tmp_path, rule)
+    done = run()
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_ten_lines_of_the_readme_text_jane(tmp_path: Path) -> None:
@@ -181,6 +239,59 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_docs_is_one_that_the_command_line_takes(command: str) -> None:
     assert callable(parser().parse_args(shlex.split(command)).command)
+
+
+# What stands in the sentences of a page, without the names of values.
+INLINE = re.compile(r"`(?:uv run |sudo )?savannah ([a-z-][^`]*)`")
+INLINE_COMMANDS = sorted(
+    {
+        (page.name, " ".join(command.split()))
+        for page in PAGES
+        for command in INLINE.findall(re.sub(r"^```.*?^```", "", page.read_text(), flags=FENCED))
+    }
+)
+
+
+@pytest.mark.parametrize(("page", "command"), INLINE_COMMANDS)
+def test_a_command_in_a_sentence_is_one_that_the_command_line_has(
+    page: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del page
+    words = itertools.takewhile(re.compile("[a-z][a-z|-]*").fullmatch, command.split())
+    for choice in itertools.product(*(word.split("|") for word in words)):
+        with pytest.raises(SystemExit) as ended:
+            parser().parse_args([*choice, "--help"])
+        assert ended.value.code == 0, capsys.readouterr().err
+        shown = capsys.readouterr().out
+        assert [flag for flag in re.findall(r"--[a-z-]+", command) if flag not in shown] == []
+
+
+# The SDK of OpenTelemetry reads these.
+FOREIGN = re.compile(r"OTEL_(SERVICE_NAME|TRACES_SAMPLER|EXPORTER_OTLP_HEADERS)")
+
+
+def test_a_setting_in_a_sentence_is_one_that_is_read() -> None:
+    known = {*known_variables(), "SAVANNAH_SUPERUSER_PASSWORD"}
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=FENCED)
+        named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", text))
+        assert {name for name in named - known if not FOREIGN.fullmatch(name)} == set(), page
+
+
+def test_the_issuers_and_the_mapping_that_pages_print_are_understood(tmp_path: Path) -> None:
+    blocks = BLOCK.findall((ROOT / "docs/how-to/trust-another-issuer.md").read_text())
+    lists = [
+        shlex.split(text)[0].partition("=")[2] if language == "bash" else text
+        for language, text in blocks
+    ]
+    assert len(lists) == 3
+    for printed in lists:
+        assert parse({"OIDC_TRUSTED_ISSUERS": printed}).trusted_issuers
+    page = (ROOT / "docs/how-to/move-from-django.md").read_text()
+    (tmp_path / "mapping.toml").write_text(
+        *(text for language, text in BLOCK.findall(page) if language == "toml")
+    )
+    assert Mappings.read(tmp_path / "mapping.toml").layouts["orders"]
 
 
 def test_a_session_of_the_docs_is_one_that_nox_has() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
@@ -33,6 +32,17 @@ from savannah.domain.notification import (
     UnknownOutcome,
 )
 from savannah.domain.order import NotificationId
+from wire import (
+    Behaviour,
+    Request,
+    broken_off,
+    dripping,
+    half_a_head,
+    hang_up,
+    http,
+    listening,
+    silent,
+)
 
 PHONE = "+254711000001"
 KEY = "atsk_0123456789abcdef"
@@ -41,71 +51,7 @@ ID = "ATXid_2f8f0b6f2a0a4a6a9c1d1e2f3a4b5c6d"
 NOW = datetime(2026, 11, 23, 9, 40, tzinfo=UTC)
 
 
-# --- the other end of the wire -------------------------------------------------------------------
-
-
-@dataclass
-class Request:
-    line: str
-    headers: dict[str, str]
-    body: bytes
-
-
-Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@dataclass
-class Wire:
-    """A listening socket; `answer` is bytes to write, or a behaviour after a request was read."""
-
-    answer: bytes | Behaviour = b""
-    port: int = 0
-    requests: list[Request] = field(default_factory=list)
-    connections: int = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                line, *lines = head.decode("ascii").removesuffix("\r\n\r\n").split("\r\n")
-                headers = {
-                    name.lower(): value
-                    for name, _, value in (text.partition(": ") for text in lines)
-                }
-                body = await reader.readexactly(int(headers.get("content-length", "0")))
-                self.requests.append(Request(line, headers, body))
-                if isinstance(self.answer, bytes):
-                    writer.write(self.answer)
-                    await writer.drain()
-                else:
-                    await self.answer(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def listening(answer: bytes | Behaviour) -> AsyncIterator[Wire]:
-    wire = Wire(answer)
-    tasks: set[asyncio.Task[None]] = set()
-
-    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(asyncio.create_task(wire.serve(reader, writer)))
-
-    server = await asyncio.start_server(accepted, "127.0.0.1", 0)
-    wire.port = server.sockets[0].getsockname()[1]
-    try:
-        yield wire
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+# --- the adapter and its words ---------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -120,12 +66,6 @@ async def gateway(url: str, **changes: Any) -> AsyncIterator[AfricasTalking]:
 
 def sms(text: str = TEXT, *, to: str = PHONE) -> Sms:
     return Sms(id=NotificationId(UUID(int=7)), to=to, text=text)
-
-
-def http(status: int, body: object = None, *, extra: str = "") -> bytes:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = f"HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\n{extra}"
-    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
 def reply(*recipients: object, message: str = "Sent to 1/1 Total Cost: KES 0.8000") -> object:
@@ -154,6 +94,7 @@ def send(answer: bytes | Behaviour, **changes: Any) -> Outcome:
 
 
 ACCEPTED = http(201, reply(recipient(101, "Success")))
+UNAUTHORIZED = http(401, b"The supplied authentication is invalid")
 
 
 # --- what goes out -------------------------------------------------------------------------------
@@ -465,46 +406,13 @@ def test_the_parts_are_optional(parts: object, segments: int | None) -> None:
 # --- trouble on the way --------------------------------------------------------------------------
 
 
-async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    await reader.read()
-
-
-async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()
-
-
-async def half_a_head(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 201 Crea")
-    await writer.drain()
-    writer.close()
-
-
-async def half_a_body(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(ACCEPTED[:-10])
-    await writer.drain()
-    writer.close()
-
-
-async def half_an_unauthorized(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(http(401, b"The supplied authentication is invalid")[:-10])
-    await writer.drain()
-    writer.close()
-
-
-async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    for byte in ACCEPTED:
-        writer.write(bytes([byte]))
-        await writer.drain()
-        await asyncio.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     ("behaviour", "outcome"),
     [
         (hang_up, UnknownOutcome(cause="connection_lost")),
         (half_a_head, UnknownOutcome(cause="connection_lost")),
-        (half_a_body, UNREADABLE),
-        (half_an_unauthorized, refused(RefusalKind.ACCOUNT, "http_401")),
+        (broken_off(ACCEPTED), UNREADABLE),
+        (broken_off(UNAUTHORIZED), refused(RefusalKind.ACCOUNT, "http_401")),
         (b"220 mail.example ESMTP\r\n\r\n", UnknownOutcome(cause="connection_lost")),
         (http(201, b"\x1f\x8b rubbish", extra="Content-Encoding: gzip\r\n"), UNREADABLE),
     ],
@@ -522,7 +430,7 @@ def test_silence_after_the_request_is_unknown() -> None:
 
 def test_an_answer_that_drips_is_given_up() -> None:
     short = timedelta(milliseconds=150)
-    outcome = send(drip, connect_timeout=short, read_timeout=short)
+    outcome = send(dripping(ACCEPTED), connect_timeout=short, read_timeout=short)
     assert outcome == UnknownOutcome(cause="read_timeout")
 
 
@@ -649,7 +557,7 @@ def test_a_connection_the_gateway_closed_while_idle_is_not_used_again() -> None:
 def test_phone_text_and_key_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     send(ACCEPTED)
-    send(http(401, b"The supplied authentication is invalid"))
+    send(UNAUTHORIZED)
     send(hang_up)
     test_a_closed_adapter_gives_a_value_too()
     assert caplog.records
