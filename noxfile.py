@@ -86,6 +86,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/messages.py")
     session.run("python", "benchmarks/processes.py")
     session.run("python", "benchmarks/scale.py")
+    session.run("python", "benchmarks/sizes.py")
 
 
 @nox.session(python=False)

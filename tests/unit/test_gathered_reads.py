@@ -164,6 +164,23 @@ def test_a_failure_is_for_those_of_that_trip_alone():
     tell(story)
 
 
+def test_an_end_waits_for_a_trip_that_everybody_has_left():
+    async def story(table: Table) -> None:
+        await table.ask(*KEYS[:2])
+        [leaver] = await table.ask(KEYS[2])
+        await table.end()
+        leaver.cancel()
+        await settled()
+        closing = asyncio.create_task(table.reads.close())
+        await settled()
+        assert not closing.done()
+        while table.trips:
+            await table.end()
+        await closing
+
+    tell(story)
+
+
 def test_who_leaves_takes_nobody_along():
     async def story(table: Table) -> None:
         [leader, _] = await table.ask(*KEYS[:2])

@@ -426,7 +426,8 @@ class JoseTokens(Tokens):
             if row.kid not in self._unreadable:
                 self._unreadable.add(row.kid)
                 _log.warning(
-                    "a signing key cannot be read with this SECRET_KEY; its tokens are refused"
+                    "a signing key cannot be read with this SECRET_KEY; its tokens are refused",
+                    extra={"kid": row.kid},
                 )
             return None
         return RSAKey.import_key(json.loads(private))

@@ -54,6 +54,11 @@ class GatheredReads:
             found = await asyncio.shield(self._next.found)  # it is the others' too
         return found.get(key)
 
+    async def close(self) -> None:
+        """Wait for trips whose askers have all gone."""
+        while self._trips:
+            await asyncio.wait(self._trips)
+
     def _one_came_back(self) -> None:
         """Send those who have waited; who asks from here on waits for a later trip."""
         waiting, self._next = self._next, None

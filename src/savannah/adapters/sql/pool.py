@@ -207,6 +207,8 @@ class Pool:
         return {row.id: row for row in rows}
 
     async def close(self) -> None:
+        for reads in self._gathered.values():
+            await reads.close()
         if self._leaving:
             await asyncio.wait(set(self._leaving))
         while self._free:

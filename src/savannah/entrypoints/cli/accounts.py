@@ -284,7 +284,7 @@ def _keys_rotate(options: argparse.Namespace) -> int:
 
     async def work(container: Container) -> int:
         kid = await container.tokens().rotate()
-        print(f"The key {kid} signs from now on, in running servers within a minute.")
+        print(f"The key {kid} signs from now on, in running servers within half a minute.")
         return DONE
 
     return with_parts(work)
