@@ -77,11 +77,11 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What the requests need: a token, a customer with an order, and another one who buys more."""
+    """What the requests need: a token, a customer, orders of all, and another one who buys more."""
 
     token: str
     customer: str
-    order: str
+    orders: list[str]
     buyer: str
 
 
@@ -114,7 +114,7 @@ async def fill(database: str, *, orders_each: int = ORDERS_EACH) -> Desk:
             address="127.0.0.1",
         )
 
-        async def buyer(number: int) -> tuple[str, str]:
+        async def buyer(number: int) -> tuple[str, list[str]]:
             jane = await savannah.customers.create(
                 name=f"Jane Smith {number}", phone_number=f"0700 123 {number:03}", by=by
             )
@@ -124,11 +124,11 @@ async def fill(database: str, *, orders_each: int = ORDERS_EACH) -> Desk:
                 )
                 for _ in range(orders_each)
             ]
-            return str(jane.id), str(bought[0].id)
+            return str(jane.id), [str(order.id) for order in bought]
 
         made = await asyncio.gather(*(buyer(number) for number in range(CUSTOMERS)))
-        customer, order = made[0]
-    return Desk(login.access_token, customer, order, made[-1][0])
+    orders = [order for _, bought in made for order in bought]
+    return Desk(login.access_token, made[0][0], orders, made[-1][0])
 
 
 @contextmanager
@@ -221,11 +221,19 @@ def scripts(folder: Path, desk: Desk) -> dict[str, tuple[str, Path]]:
         f"wrk.method = 'POST'\nwrk.body = [[{body}]]\n"
         f"wrk.headers['Content-Type'] = 'application/json'\n{reading}"
     )
-    read, write = folder / "read.lua", folder / "write.lua"
+    # Another order each time: who asks for the same one at once could share an answer.
+    paths = ", ".join(f"'/api/orders/{order}/'" for order in desk.orders)
+    reading_each = (
+        f"{reading}\nlocal paths, turn = {{{paths}}}, 0\n"
+        "request = function()\n"
+        "  turn = turn % #paths + 1\n  return wrk.format('GET', paths[turn])\nend\n"
+    )
+    read, read_each, write = (folder / f"{name}.lua" for name in ("read", "read_each", "write"))
     read.write_text(reading)
+    read_each.write_text(reading_each)
     write.write_text(writing)
     return {
-        "get order": (f"/api/orders/{desk.order}/", read),
+        "get order": ("/", read_each),
         "list page": ("/api/orders/", read),
         "stats": (f"/api/customers/{desk.customer}/stats/", read),
         "create order": ("/api/orders/", write),  # last, so that the others read the same tables

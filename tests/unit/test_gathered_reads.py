@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from uuid import UUID
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from savannah.adapters.sql.gathered import GatheredReads
 
+ASKER: ContextVar[str] = ContextVar("asker", default="nobody")
 KEYS = [UUID(int=number) for number in range(1, 6)]
 
 
@@ -19,9 +21,11 @@ class Table:
     def __init__(self) -> None:
         self.written = dict.fromkeys(KEYS, 0)
         self.trips: list[tuple[Sequence[UUID], asyncio.Future[None]]] = []
+        self.begun_for: list[str] = []
         self.reads = GatheredReads(self.read)
 
     async def read(self, keys: Sequence[UUID]) -> dict[UUID, int]:
+        self.begun_for.append(ASKER.get())
         seen = {key: self.written[key] for key in keys if key in self.written}
         end = asyncio.get_running_loop().create_future()
         self.trips.append((keys, end))
@@ -116,6 +120,19 @@ def test_those_who_ask_meanwhile_share_the_next_trip():
         assert [sorted(keys) for keys, _ in table.trips[1:]] == [KEYS]
         await table.end(1)
         assert [await each for each in waiting] == [0] * 10
+
+    tell(story)
+
+
+def test_a_shared_trip_is_told_as_that_of_the_first_who_waited():
+    async def story(table: Table) -> None:
+        for asker in ("anne", "ben", "carol", "dan"):
+            ASKER.set(asker)
+            await table.ask(KEYS[0])
+        await table.end()
+        assert table.begun_for == ["anne", "ben", "carol"]
+        await table.end()
+        await table.end()
 
     tell(story)
 

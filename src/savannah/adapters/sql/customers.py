@@ -18,6 +18,7 @@ from sqlalchemy import (
     update,
 )
 
+from savannah.adapters.sql.engines import Lookup
 from savannah.adapters.sql.paging import Listing
 from savannah.adapters.sql.search import Search, SearchedTable, read_search
 from savannah.adapters.sql.tables import (
@@ -46,11 +47,10 @@ _DERIVED: Final = {
     "phone_digits",
 }
 _SELECT: Final = select(*(column for column in customers.c if column.name not in _DERIVED))
-_GET: Final = _SELECT.where(customers.c.id == bindparam("customer_id"))
-_GET_LOCKED: Final[dict[Lock | None, Any]] = {
-    None: _GET,
-    "share": _GET.with_for_update(read=True),
-    "update": _GET.with_for_update(),
+_GET: Final = Lookup(_SELECT, customers.c.id)
+_GET_LOCKED: Final[dict[Lock, Any]] = {
+    "share": _GET.one.with_for_update(read=True),
+    "update": _GET.one.with_for_update(),
 }
 _INSERT: Final = insert(customers)
 # The columns to set are those of the values it is executed with.
@@ -112,7 +112,10 @@ class SqlCustomers(Customers):
         self._transaction = transaction
 
     async def get(self, customer_id: CustomerId, *, lock: Lock | None = None) -> Customer:
-        row = await self._transaction.first(_GET_LOCKED[lock], {"customer_id": customer_id})
+        if lock is None:
+            row = await self._transaction.find(_GET, customer_id)
+        else:
+            row = await self._transaction.first(_GET_LOCKED[lock], {"key": customer_id})
         if row is None:
             raise NotFound("customer")
         return customer_of(row)

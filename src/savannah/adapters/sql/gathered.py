@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import copy_context
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,10 +16,14 @@ _UNDER_WAY_MOST: Final = 2
 
 
 class _Round:
-    """Keys that wait for the next trip, and what it will have found."""
+    """Keys that wait for the next trip, and what it will have found.
+
+    It is made for the first who waits, whose request its span in a trace belongs to.
+    """
 
     def __init__(self) -> None:
         self.keys: set[UUID] = set()
+        self.context = copy_context()
         self.found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         # Everybody who asked may have gone by the time it fails.
         self.found.add_done_callback(lambda found: found.cancelled() or found.exception())
@@ -65,7 +70,7 @@ class GatheredReads:
         if waiting is None:
             self._under_way -= 1
         else:
-            trip = asyncio.create_task(self._travel(waiting))
+            trip = asyncio.create_task(self._travel(waiting), context=waiting.context)
             self._trips.add(trip)
             trip.add_done_callback(self._trips.discard)
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Column, Row, bindparam, func, insert, select, update
 
 from savannah.adapters.sql.customers import SEARCHED_CUSTOMER
+from savannah.adapters.sql.engines import Lookup
 from savannah.adapters.sql.paging import Listing
 from savannah.adapters.sql.search import Search, SearchedTable, read_search
 from savannah.adapters.sql.tables import (
@@ -52,12 +53,11 @@ _SELECT_WITH_CUSTOMER: Final = (
     .select_from(_FROM.join(customers, customers.c.id == orders.c.customer_id))
     .where(orders.c.deleted_at.is_(None))
 )
-_GET: Final = _SELECT.where(orders.c.id == bindparam("order_id"))
+_GET: Final = Lookup(_SELECT, orders.c.id)
 # Only the order is locked: the message may be missing, and is not what is changed here.
-_GET_LOCKED: Final[dict[Lock | None, Any]] = {
-    None: _GET,
-    "share": _GET.with_for_update(read=True, of=orders),
-    "update": _GET.with_for_update(of=orders),
+_GET_LOCKED: Final[dict[Lock, Any]] = {
+    "share": _GET.one.with_for_update(read=True, of=orders),
+    "update": _GET.one.with_for_update(of=orders),
 }
 _INSERT: Final = insert(orders)
 # The columns to set are those of the values it is executed with.
@@ -119,7 +119,10 @@ class SqlOrders(Orders):
         self._transaction = transaction
 
     async def get(self, order_id: OrderId, *, lock: Lock | None = None) -> Order:
-        row = await self._transaction.first(_GET_LOCKED[lock], {"order_id": order_id})
+        if lock is None:
+            row = await self._transaction.find(_GET, order_id)
+        else:
+            row = await self._transaction.first(_GET_LOCKED[lock], {"key": order_id})
         if row is None:
             raise NotFound("order")
         return _order_of(row)
