@@ -212,7 +212,7 @@ class Gate:
             return False
         name = match[1].lower()
         return any(
-            pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
+            pattern in ("*", name) or (pattern.startswith(".") and f".{name}".endswith(pattern))
             for pattern in self._options.allowed_hosts
         )
 
