@@ -135,8 +135,13 @@ def test_a_foreign_host_is_refused_by_the_service(edge: Edge) -> None:
     assert answer.json()["code"] == "invalid_host"
 
 
-def test_figures_are_not_for_the_world(edge: Edge) -> None:
-    assert edge.get("/metrics").status_code == 404
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/metrics/", "/%6Detrics/", "//metrics", "/x/../metrics/"]
+)
+def test_figures_are_not_for_the_world(edge: Edge, path: str) -> None:
+    answer = edge.get(path)
+    assert answer.status_code == 404
+    assert "savannah_" not in answer.text
 
 
 def test_what_a_client_claims_about_its_address_is_not_believed(edge: Edge) -> None:
