@@ -6,7 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,10 +110,10 @@ def test_only_nginx_of_production_can_be_reached_from_outside() -> None:
 def test_no_other_container_can_get_the_address_of_nginx() -> None:
     """It is the only one that is believed, and what starts before it takes the lowest one free."""
     (pool,) = read(PRODUCTION)["networks"]["edge"]["ipam"]["config"]
-    address = ip_address(read(PRODUCTION)["services"]["nginx"]["networks"]["edge"]["ipv4_address"])
-    assert address in ip_network(pool["subnet"])
-    assert ip_network(pool.get("ip_range", pool["subnet"])).subnet_of(ip_network(pool["subnet"]))
-    assert address not in ip_network(pool.get("ip_range", pool["subnet"]))
+    address = IPv4Address(read(PRODUCTION)["services"]["nginx"]["networks"]["edge"]["ipv4_address"])
+    assert address in IPv4Network(pool["subnet"])
+    assert IPv4Network(pool.get("ip_range", pool["subnet"])).subnet_of(IPv4Network(pool["subnet"]))
+    assert address not in IPv4Network(pool.get("ip_range", pool["subnet"]))
 
 
 @pytest.mark.parametrize("file", OURS, ids=lambda file: str(file.stem))
