@@ -452,11 +452,16 @@ def test_a_damaged_key_file_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "secret-key").read_text() == "x"
 
 
-def test_a_data_folder_that_cannot_be_made_is_named(tmp_path):
+def test_the_setting_whose_folder_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError) as refused:
-        parse({"SAVANNAH_DATA_DIR": str(tmp_path / "file" / "data")}).prepared()
-    assert refused.value.problems[0][0] in {"SAVANNAH_DATA_DIR", "DATABASE_URL"}
+    folder = tmp_path / "file" / "data"
+    for given, name in (
+        ({"SAVANNAH_DATA_DIR": str(folder)}, "SAVANNAH_DATA_DIR"),
+        ({"DATABASE_URL": f"sqlite:///{folder}/desk.db"}, "DATABASE_URL"),
+    ):
+        with pytest.raises(SettingsError) as refused:
+            parse(given).prepared()
+        assert [each for each, _ in refused.value.problems] == [name]
 
 
 def test_derived_keys_tell_nothing_about_each_other():

@@ -127,10 +127,11 @@ class Settings:
         Raises:
             SettingsError: a folder cannot be used.
         """
-        name, key = "DATABASE_URL", self.secret_key
+        folder, key = Path(self.database_url.removeprefix("sqlite:///")).parent, self.secret_key
+        name = "SAVANNAH_DATA_DIR" if folder == self.data_dir else "DATABASE_URL"
         try:
             if self.embedded:
-                _make_folder(Path(self.database_url.removeprefix("sqlite:///")).parent)
+                _make_folder(folder)
             name = "SAVANNAH_DATA_DIR"
             if key is None:
                 _make_folder(self.data_dir)
