@@ -303,6 +303,14 @@ def test_an_open_door_in_production_is_remarked_on():
     assert parse({}).remarks() == []
 
 
+def test_production_without_a_trusted_proxy_is_remarked_on():
+    """It ends no TLS itself, so every call would be redirected to where it came from."""
+    [remark] = parse(PRODUCTION).remarks()
+    assert remark.startswith("TRUSTED_PROXIES is empty")
+    assert parse(PRODUCTION | {"TRUSTED_PROXIES": "10.0.0.0/8"}).remarks() == []
+    assert parse(PRODUCTION | {"DEBUG": "true"}).remarks() == []
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -360,6 +368,7 @@ def test_what_is_safe_in_production_is_let_be(change):
         ({"REDIS_URL": "redis://cache.example.com:6379"}, "REDIS_URL"),
         ({"REDIS_URL": "redis+cluster://127.0.0.1:7000,10.0.0.4:7000"}, "REDIS_URL"),
         ({"REDIS_URL": "redis+cluster://[::1]:7000,[fd00::4]:7000"}, "REDIS_URL"),
+        ({"ALLOWED_HOSTS": "api.example.com,.orders.example.com.evil.example"}, "PUBLIC_URL"),
         ({}, "AFRICAS_TALKING_CALLBACK_TOKEN"),
         ({"AFRICAS_TALKING_BASE_URL": "http://127.0.0.1:9000"}, "AFRICAS_TALKING_BASE_URL"),
         ({"DATABASE_URL": "sqlite:////srv/desk.db"}, "DATABASE_URL"),
@@ -377,6 +386,8 @@ def test_what_is_doubtful_in_production_is_remarked_upon(change, named):
     )
     for redis in (*near, "rediss://c.example.com:6379"):
         assert parse(PRODUCTION | sure | {"REDIS_URL": redis}).doubts() == []
+    for hosts in (".example.com", "x.test,Orders.example.com", ".orders.example.com"):
+        assert parse(PRODUCTION | sure | {"ALLOWED_HOSTS": hosts}).doubts() == []
     without = {} if named == "AFRICAS_TALKING_CALLBACK_TOKEN" else sure
     [doubt] = parse(PRODUCTION | without | change).doubts()
     assert doubt.startswith(named)

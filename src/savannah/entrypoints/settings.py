@@ -237,10 +237,15 @@ class Settings:
         """What may well be right in production, and should be looked at all the same."""
         redis = self.redis_url or "rediss://"
         nearby = all(map(_is_local, kinds.redis_hosts(redis)))
+        public = urlsplit(self.public_url or "").hostname
         found = (
             (
                 not redis.startswith("rediss") and not nearby,
                 "REDIS_URL is not encrypted: write rediss:// unless the network is your own",
+            ),
+            (
+                public is not None and not kinds.is_host_of(public, self.hosts),
+                "PUBLIC_URL has a host that ALLOWED_HOSTS leaves out: calls to it are refused",
             ),
             (
                 self.callback_token is None,
@@ -271,11 +276,16 @@ class Settings:
             "REGISTRATION": self.registration_open,
             "APP_CREATION": self.app_creation_open,
         }
-        return [
+        found = [
             f"{name} is open: anybody who reaches this service may use it"
             for name, is_open in doors.items()
             if is_open and not self.debug
         ]
+        if not self.debug and not self.trusted_proxies:
+            found.append(
+                "TRUSTED_PROXIES is empty: whoever comes through a proxy is sent to https for ever"
+            )
+        return found
 
 
 _KEY_RULE: Final = (
