@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from service import serving
 
+from savannah.entrypoints.settings import parse
 from servers import free_port
 
 FILES: Final = fresh_debian.ROOT / "deploy/nginx"
@@ -175,6 +177,11 @@ def test_an_access_line_has_no_query_and_no_callback_token(edge: Edge) -> None:
     edge.get("/api/sms/africastalking/a-very-secret-token/delivery/")
     line = edge.logged("/api/sms/africastalking/***/delivery/")
     assert "a-very-secret-token" not in json.dumps(line)
+
+
+def test_nginx_waits_until_the_service_has_given_up_by_itself() -> None:
+    (patience_s,) = re.findall(r"proxy_read_timeout (\d+)s;", (FILES / "proxy.conf").read_text())
+    assert int(patience_s) > parse({}).request_timeout.total_seconds()
 
 
 def test_an_oversized_body_does_not_reach_the_service(edge: Edge) -> None:
