@@ -460,6 +460,9 @@ def test_forwarded_headers_count_from_trusted_proxies(open_desk):
 def test_forwarded_headers_of_others_do_not_count(open_desk, refused):
     desk = open_desk(allowed_hosts=HOSTS, trusted_proxies=(ip_network("10.0.0.0/8"),))
     refused(desk.get("/api/customers/", headers=FORWARDED), 400, "invalid_host")
+    desk = open_desk(debug=False, trusted_proxies=(ip_network("10.0.0.0/8"),))
+    answer = desk.get("/api/customers/", headers={"X-Forwarded-Proto": "https"})
+    assert (answer.status_code, answer.headers["location"][:8]) == (308, "https://")
 
 
 def test_the_nearest_address_that_is_no_proxy_is_the_callers(open_desk, refused):
