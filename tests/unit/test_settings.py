@@ -317,6 +317,7 @@ def test_production_without_a_trusted_proxy_is_remarked_on():
         ({"DEBUG": "true"}, "DEBUG"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY"),
         ({"SECRET_KEY": "a" * 40}, "SECRET_KEY"),
+        ({"SECRET_KEY": "development-only-development-only-development-only"}, "SECRET_KEY"),
         ({"ALLOWED_HOSTS": "*"}, "ALLOWED_HOSTS"),
         ({"ALLOWED_HOSTS": ""}, "ALLOWED_HOSTS"),
         ({"PUBLIC_URL": "http://orders.example.com"}, "PUBLIC_URL"),

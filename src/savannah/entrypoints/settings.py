@@ -297,9 +297,20 @@ _KEY_RULE: Final = (
 _TLS_RULE: Final = "must end in ?sslmode=require or better, since the server is another machine"
 
 
+# Of keys that everybody can read: in examples, ours too, and in Django's.
+_KNOWN_WORDS: Final = (
+    "insecure",
+    "changeme",
+    "change-me",
+    "example",
+    "development-only",
+    "nobody can guess",
+)
+
+
 def _is_weak(key: str) -> bool:
     few = len(set(key)) < SECRET_KEY_LEAST // 4
-    copied = any(word in key.lower() for word in ("insecure", "changeme", "change-me", "example"))
+    copied = any(word in key.lower() for word in _KNOWN_WORDS)
     return len(key) < SECRET_KEY_LEAST or few or copied
 
 
