@@ -193,7 +193,8 @@ def lock(session: nox.Session) -> None:
     project.write_text(pins.sub("".join(lines), project.read_text(), count=1))
     session.run(
         "uv", "export", "--quiet", "--no-header", "--no-annotate", "--no-emit-project", "--no-dev",
-        "--extra", "server", "--output-file", "requirements.lock", external=True,
+        "--extra", "server", "--extra", "otel", "--extra", "sentry",
+        "--output-file", "requirements.lock", external=True,
     )  # fmt: skip
     session.run(
         "uv", "export", "--quiet", "--no-header", "--no-annotate", "--only-group", "build",

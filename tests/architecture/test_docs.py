@@ -304,9 +304,10 @@ def test_a_session_of_the_docs_is_one_that_nox_has() -> None:
 
 
 def test_a_file_that_a_page_names_is_there() -> None:
+    """In a sentence, or as an argument of a command."""
     for page in [*PAGES, ROOT / "tests/README.md"]:
         for path in re.findall(
-            r"`((?:src|tests|docs|deploy|benchmarks)/[\w./-]+)(?:`|::)", page.read_text()
+            r"[` ]((?:src|tests|docs|deploy|benchmarks)/[\w./-]+)(?:`|::|[ \n])", page.read_text()
         ):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
 

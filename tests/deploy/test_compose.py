@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,7 +72,9 @@ def test_a_service_gets_settings_that_the_program_takes(file: Path, service: str
     assert settings.has_workers
     assert settings.sending_problems() == []
     if file == PRODUCTION:
-        assert settings.unsafe() == []
+        # Who forgets to replace the key of the example is told so.
+        assert [name for name, _ in settings.unsafe()] == ["SECRET_KEY"]
+        assert parse(given | {"SECRET_KEY": "kF3xw8Q2mZ7pL0sV5tR9yB4nC6hJ1dGa"}).unsafe() == []
 
 
 @pytest.mark.parametrize(("file", "service"), EACH)
@@ -104,6 +107,15 @@ def test_only_nginx_of_production_can_be_reached_from_outside() -> None:
     trusted = services["web"]["environment"]["TRUSTED_PROXIES"]
     assert trusted == services["nginx"]["networks"]["edge"]["ipv4_address"] + "/32"
     assert read(PRODUCTION)["networks"]["storage"]["internal"] is True
+
+
+def test_no_other_container_can_get_the_address_of_nginx() -> None:
+    """It is the only one that is believed, and what starts before it takes the lowest one free."""
+    (pool,) = read(PRODUCTION)["networks"]["edge"]["ipam"]["config"]
+    address = IPv4Address(read(PRODUCTION)["services"]["nginx"]["networks"]["edge"]["ipv4_address"])
+    assert address in IPv4Network(pool["subnet"])
+    assert IPv4Network(pool.get("ip_range", pool["subnet"])).subnet_of(IPv4Network(pool["subnet"]))
+    assert address not in IPv4Network(pool.get("ip_range", pool["subnet"]))
 
 
 @pytest.mark.parametrize("file", OURS, ids=lambda file: str(file.stem))

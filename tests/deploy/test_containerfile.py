@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,23 @@ def test_every_package_is_installed_by_hash_or_was_built_here() -> None:
     installs = re.findall(r"pip (?:--python \S+ )?install ([^&\n]*)", commands)
     assert len(installs) == 3
     assert all("--require-hashes" in each or "--no-index" in each for each in installs)
+
+
+def test_whatever_a_setting_asks_for_is_installed() -> None:
+    """Otherwise one that the chart offers, as SENTRY_DSN, would keep the service from starting."""
+    root = fresh_debian.ROOT
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    wanted = {
+        re.split(r"[\[><=; ]", requirement)[0]
+        for extra in ("server", "otel", "sentry")
+        for requirement in extras[extra]
+    }
+    locked = set(
+        re.findall(r"^([a-z0-9._-]+)==", (root / "requirements.lock").read_text(), re.MULTILINE)
+    )
+    assert wanted - locked == set()
 
 
 def test_what_the_file_copies_is_not_ignored() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from service import serving
 
+from savannah.entrypoints.settings import parse
 from servers import free_port
 
 FILES: Final = fresh_debian.ROOT / "deploy/nginx"
@@ -29,15 +31,20 @@ class Edge:
         log: the lines of its access log so far.
     """
 
-    def __init__(self, *, http: int, https: int, certificate: Path, log: Path) -> None:
+    def __init__(
+        self, *, http: int, https: int, certificate: Path, log: Path, errors: Path
+    ) -> None:
         self.http, self.https, self.certificate = http, https, certificate
-        self._log = log
+        self._log, self._errors = log, errors
         self.client = httpx.Client(verify=False, trust_env=False)  # the name is not this machine's
 
     def get(self, path: str, *, secure: bool = True, **headers: str) -> httpx.Response:
         address = f"https://127.0.0.1:{self.https}" if secure else f"http://127.0.0.1:{self.http}"
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.client.get(address + path, headers={"Host": HOST, **given})
+
+    def complaints(self) -> str:
+        return self._errors.read_text()
 
     def logged(self, path: str) -> dict[str, str]:
         """The line of the last request; it is written right after the answer."""
@@ -92,7 +99,11 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         try:
             _wait_for(https)
             found = Edge(
-                http=http, https=https, certificate=folder / "certificate", log=folder / "access"
+                http=http,
+                https=https,
+                certificate=folder / "certificate",
+                log=folder / "access",
+                errors=folder / "errors",
             )
             with found.client:
                 yield found
@@ -135,8 +146,13 @@ def test_a_foreign_host_is_refused_by_the_service(edge: Edge) -> None:
     assert answer.json()["code"] == "invalid_host"
 
 
-def test_figures_are_not_for_the_world(edge: Edge) -> None:
-    assert edge.get("/metrics").status_code == 404
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/metrics/", "/%6Detrics/", "//metrics", "/x/../metrics/"]
+)
+def test_figures_are_not_for_the_world(edge: Edge, path: str) -> None:
+    answer = edge.get(path)
+    assert answer.status_code == 404
+    assert "savannah_" not in answer.text
 
 
 def test_what_a_client_claims_about_its_address_is_not_believed(edge: Edge) -> None:
@@ -163,6 +179,11 @@ def test_an_access_line_has_no_query_and_no_callback_token(edge: Edge) -> None:
     assert "a-very-secret-token" not in json.dumps(line)
 
 
+def test_nginx_waits_until_the_service_has_given_up_by_itself() -> None:
+    (patience_s,) = re.findall(r"proxy_read_timeout (\d+)s;", (FILES / "proxy.conf").read_text())
+    assert int(patience_s) > parse({}).request_timeout.total_seconds()
+
+
 def test_an_oversized_body_does_not_reach_the_service(edge: Edge) -> None:
     answer = edge.client.post(
         f"https://127.0.0.1:{edge.https}/api/auth/login/",
@@ -171,6 +192,20 @@ def test_an_oversized_body_does_not_reach_the_service(edge: Edge) -> None:
     )
     assert answer.status_code == 413
     assert edge.logged("/api/auth/login/")["upstream_s"] == ""
+
+
+def test_what_nginx_complains_of_names_no_query_and_no_callback_token(edge: Edge) -> None:
+    """Its own words hold the whole request line, and cannot be given another form."""
+    path = "/api/sms/africastalking/another-secret-token/delivery/"
+    answer = edge.client.post(
+        f"https://127.0.0.1:{edge.https}{path}?phoneNumber=0712345678",
+        content=b"x" * (2 * 1024 * 1024),
+        headers={"Host": HOST},
+    )
+    assert answer.status_code == 413
+    assert edge.logged("/api/sms/africastalking/***/delivery/")["status"] == 413
+    assert "another-secret-token" not in edge.complaints()
+    assert "0712345678" not in edge.complaints()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,6 +52,26 @@ def test_every_action_is_pinned_to_a_commit_and_says_its_version(file: Path) -> 
 def test_an_action_has_one_version_everywhere() -> None:
     used = {each for file in WORKFLOWS for each in re.findall(r"uses: (.+)", file.read_text())}
     assert len(used) == len({each.partition("@")[0] for each in used})
+
+
+def test_a_release_is_the_image_that_the_chart_asks_for(tmp_path: Path) -> None:
+    """By the version of the package, which the release holds to the tag; under a name in small
+    letters, whoever owns the repository.
+    """
+    (job,) = read(FOLDER / "workflows/release.yml")["jobs"].values()
+    project = tomllib.loads((fresh_debian.ROOT / "pyproject.toml").read_text())["project"]
+    chart = read(fresh_debian.ROOT / "deploy/helm/savannah-microservice/Chart.yaml")
+    naming = next(step["run"] for step in job["steps"] if step.get("name") == "Name the image")
+    given = {
+        "GITHUB_REF_NAME": f"v{project['version']}",
+        "GITHUB_REPOSITORY": "Acme/Savannah",
+        "GITHUB_ENV": str(tmp_path / "env"),
+    }
+    subprocess.run(["bash", "-c", naming], check=True, env=given)
+    env = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines())
+    (push,) = (step["with"] for step in job["steps"] if step.get("with", {}).get("push"))
+    filled = re.sub(r"\$\{\{ env\.(\w+) \}\}", lambda found: env[found[1]], push["tags"])
+    assert filled == f"ghcr.io/acme/savannah:{chart['appVersion']}"
 
 
 def sessions(file: Path) -> set[str]:

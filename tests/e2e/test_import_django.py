@@ -405,3 +405,11 @@ def test_a_database_that_is_none_is_named_without_its_password(processes):
     assert away.returncode == 1
     assert "The Django database cannot be read" in away.stderr
     assert "hunter2" not in done.stderr + away.stderr
+
+
+def test_a_file_that_is_not_there_is_not_made(processes, tmp_path):
+    path = tmp_path / "mistyped.db"
+    done = processes.run("import-django", "--database-url", f"sqlite:///{path}")
+    assert done.returncode == 1
+    assert "cannot be read (there is no such file)" in done.stderr
+    assert not path.exists()

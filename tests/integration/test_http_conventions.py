@@ -14,6 +14,7 @@ from savannah.adapters.memory import MemoryStorage
 from savannah.domain.errors import Unavailable
 from savannah.domain.notification import Rate
 from savannah.entrypoints.logs import JsonLines
+from savannah.entrypoints.settings import parse
 from savannah.entrypoints.simulator import Simulator
 
 UUID = "0199f3a2-5c1e-7c3a-9d57-3f0f6f0c2b11"
@@ -365,12 +366,20 @@ def test_what_a_request_did_is_recorded_under_its_id(desk):
 
 # --- hosts, https, proxies -----------------------------------------------------------------------
 
-HOSTS = ("shop.example.com", "*.example.org", "[::1]")
+# As an operator writes them.
+HOSTS = parse({"ALLOWED_HOSTS": "shop.example.com, .example.org, [::1]"}).hosts
 
 
 @pytest.mark.parametrize(
     "host",
-    ["shop.example.com", "SHOP.example.com:8000", "a.example.org", "a.b.example.org", "[::1]:80"],
+    [
+        "shop.example.com",
+        "SHOP.example.com:8000",
+        "example.org",
+        "a.example.org",
+        "A.b.example.org",
+        "[::1]:80",
+    ],
 )
 def test_a_known_host_is_served(open_desk, host):
     desk = open_desk(allowed_hosts=HOSTS)
@@ -382,7 +391,7 @@ def test_a_known_host_is_served(open_desk, host):
     "host",
     [
         "evil.example",
-        "example.org",
+        "a.shop.example.com",
         "notexample.org",
         "shop.example.com.evil.example",
         "shop.example.com@evil.example",
@@ -451,6 +460,9 @@ def test_forwarded_headers_count_from_trusted_proxies(open_desk):
 def test_forwarded_headers_of_others_do_not_count(open_desk, refused):
     desk = open_desk(allowed_hosts=HOSTS, trusted_proxies=(ip_network("10.0.0.0/8"),))
     refused(desk.get("/api/customers/", headers=FORWARDED), 400, "invalid_host")
+    desk = open_desk(debug=False, trusted_proxies=(ip_network("10.0.0.0/8"),))
+    answer = desk.get("/api/customers/", headers={"X-Forwarded-Proto": "https"})
+    assert (answer.status_code, answer.headers["location"][:8]) == (308, "https://")
 
 
 def test_the_nearest_address_that_is_no_proxy_is_the_callers(open_desk, refused):

@@ -103,6 +103,23 @@ def test_a_part_that_is_down_is_unhealthy_and_says_nothing_about_its_host(open_d
     assert "secret" not in caplog.text
 
 
+def test_without_redis_a_balancer_goes_on_sending_orders(open_desk):
+    """They are taken; only their texts wait. Not ready, all web processes would be so at once."""
+    for check in (broken, hanging):
+        ready = open_desk(checks={"redis": check}).get("/health/ready")
+        assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+
+
+@pytest.mark.parametrize("ping", [hanging, deaf])
+def test_storage_that_hangs_is_not_ready_in_time(open_desk, ping):
+    storage = MemoryStorage()
+    storage.ping = ping
+    started = time.monotonic()
+    answer = open_desk(storage=storage).get("/health/ready")
+    assert time.monotonic() - started < 2
+    assert (answer.status_code, answer.json()) == (503, {"status": "not_ready"})
+
+
 @pytest.mark.parametrize("check", [hanging, deaf])
 def test_parts_that_hang_do_not_hold_the_probe(open_desk, check):
     desk = open_desk(checks={"redis": check, "cache": check})

@@ -141,6 +141,35 @@ def test_a_client_that_dribbles_is_cut_off_and_others_are_served(what):
         assert json.loads(body)["status"] == 408
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"hello\r\n\r\n", 400),
+        (GET.replace(b"GET", b"FETCH"), 400),
+        (GET[:-2] + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400),
+        (GET[:-2], 408),
+    ],
+)
+def test_what_never_becomes_a_request_is_answered_like_any_other(sent, status):
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(sent)
+            said = await ends(reader)
+            writer.close()
+            return said
+
+    head, _, body = asyncio.run(story()).partition(b"\r\n\r\n")
+    line, *fields = head.decode().split("\r\n")
+    headers = dict(field.split(": ", 1) for field in fields)
+    problem = json.loads(body)
+    assert line.startswith(f"HTTP/1.1 {status} ")
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert (problem["status"], problem["code"]) == (status, "bad_request")
+    assert problem["request_id"] == headers["x-request-id"]
+
+
 def test_a_client_that_does_not_read_its_answer_is_cut_off():
     async def story():
         async with serving() as site:

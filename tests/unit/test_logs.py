@@ -42,6 +42,7 @@ def line(*args, **kwargs):
             f"POST /api/sms/africastalking/{HIDDEN}/delivery/",
         ),
         ("postgresql://desk:hunter2@db/desk", f"postgresql://{HIDDEN}@db/desk"),
+        ("postgresql://desk:hun@ter@2@db/desk, then", f"postgresql://{HIDDEN}@db/desk, then"),
         ("refused\n[parameters: ('+254700123456', 'Hi Jane')]", f"refused\n[parameters:{HIDDEN}"),
     ],
 )

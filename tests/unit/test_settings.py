@@ -303,12 +303,21 @@ def test_an_open_door_in_production_is_remarked_on():
     assert parse({}).remarks() == []
 
 
+def test_production_without_a_trusted_proxy_is_remarked_on():
+    """It ends no TLS itself, so every call would be redirected to where it came from."""
+    [remark] = parse(PRODUCTION).remarks()
+    assert remark.startswith("TRUSTED_PROXIES is empty")
+    assert parse(PRODUCTION | {"TRUSTED_PROXIES": "10.0.0.0/8"}).remarks() == []
+    assert parse(PRODUCTION | {"DEBUG": "true"}).remarks() == []
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
         ({"DEBUG": "true"}, "DEBUG"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY"),
         ({"SECRET_KEY": "a" * 40}, "SECRET_KEY"),
+        ({"SECRET_KEY": "development-only-development-only-development-only"}, "SECRET_KEY"),
         ({"ALLOWED_HOSTS": "*"}, "ALLOWED_HOSTS"),
         ({"ALLOWED_HOSTS": ""}, "ALLOWED_HOSTS"),
         ({"PUBLIC_URL": "http://orders.example.com"}, "PUBLIC_URL"),
@@ -360,6 +369,7 @@ def test_what_is_safe_in_production_is_let_be(change):
         ({"REDIS_URL": "redis://cache.example.com:6379"}, "REDIS_URL"),
         ({"REDIS_URL": "redis+cluster://127.0.0.1:7000,10.0.0.4:7000"}, "REDIS_URL"),
         ({"REDIS_URL": "redis+cluster://[::1]:7000,[fd00::4]:7000"}, "REDIS_URL"),
+        ({"ALLOWED_HOSTS": "api.example.com,.orders.example.com.evil.example"}, "PUBLIC_URL"),
         ({}, "AFRICAS_TALKING_CALLBACK_TOKEN"),
         ({"AFRICAS_TALKING_BASE_URL": "http://127.0.0.1:9000"}, "AFRICAS_TALKING_BASE_URL"),
         ({"DATABASE_URL": "sqlite:////srv/desk.db"}, "DATABASE_URL"),
@@ -377,6 +387,8 @@ def test_what_is_doubtful_in_production_is_remarked_upon(change, named):
     )
     for redis in (*near, "rediss://c.example.com:6379"):
         assert parse(PRODUCTION | sure | {"REDIS_URL": redis}).doubts() == []
+    for hosts in (".example.com", "x.test,Orders.example.com", ".orders.example.com"):
+        assert parse(PRODUCTION | sure | {"ALLOWED_HOSTS": hosts}).doubts() == []
     without = {} if named == "AFRICAS_TALKING_CALLBACK_TOKEN" else sure
     [doubt] = parse(PRODUCTION | without | change).doubts()
     assert doubt.startswith(named)
@@ -452,11 +464,16 @@ def test_a_damaged_key_file_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "secret-key").read_text() == "x"
 
 
-def test_a_data_folder_that_cannot_be_made_is_named(tmp_path):
+def test_the_setting_whose_folder_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError) as refused:
-        parse({"SAVANNAH_DATA_DIR": str(tmp_path / "file" / "data")}).prepared()
-    assert refused.value.problems[0][0] in {"SAVANNAH_DATA_DIR", "DATABASE_URL"}
+    folder = tmp_path / "file" / "data"
+    for given, name in (
+        ({"SAVANNAH_DATA_DIR": str(folder)}, "SAVANNAH_DATA_DIR"),
+        ({"DATABASE_URL": f"sqlite:///{folder}/desk.db"}, "DATABASE_URL"),
+    ):
+        with pytest.raises(SettingsError) as refused:
+            parse(given).prepared()
+        assert [each for each, _ in refused.value.problems] == [name]
 
 
 def test_derived_keys_tell_nothing_about_each_other():

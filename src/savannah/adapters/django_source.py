@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -59,12 +60,17 @@ class DjangoSource:
 
     Args:
         url: `postgresql://…` or `sqlite:///path`.
+
+    Raises:
+        Unavailable: there is no such file.
     """
 
     def __init__(self, url: str) -> None:
         parsed = make_url(url)
         self._engine: Engine | AsyncEngine
         if parsed.get_backend_name() == "sqlite":
+            if not Path(parsed.database or "").is_file():  # SQLite would make one
+                raise Unavailable("The Django database cannot be read (there is no such file)")
             self._engine = create_engine(parsed, poolclass=NullPool, hide_parameters=True)
             event.listen(self._engine, "connect", _only_read)
         else:

@@ -41,7 +41,7 @@ _UNSHOWN: Final = re.compile(
   | (?P<bearer>\b(?:Bearer|Basic)\s+)[\w.~+/=-]+
   | (?P<jwt>\beyJ[\w-]+\.[\w-]+\.[\w-]*)
   | (?P<callback>/africastalking/)[^/\s"']+
-  | (?P<login>://)[^/@\s:]*:[^/@\s]+(?=@)                       # user and password in a URL
+  | (?P<login>://)[^/@\s:]*:[^/\s]+(?=@)                        # user and password in a URL
   | (?P<parameters>\[parameters:).*?\]\s*$                      # what SQLAlchemy adds to its errors
   | (?P<phone>
         (?:\+|%2B)\d(?:[ .()-]{0,2}\d){6,14}(?!\d)              # written with its country

@@ -127,10 +127,11 @@ class Settings:
         Raises:
             SettingsError: a folder cannot be used.
         """
-        name, key = "DATABASE_URL", self.secret_key
+        folder, key = Path(self.database_url.removeprefix("sqlite:///")).parent, self.secret_key
+        name = "SAVANNAH_DATA_DIR" if folder == self.data_dir else "DATABASE_URL"
         try:
             if self.embedded:
-                _make_folder(Path(self.database_url.removeprefix("sqlite:///")).parent)
+                _make_folder(folder)
             name = "SAVANNAH_DATA_DIR"
             if key is None:
                 _make_folder(self.data_dir)
@@ -236,10 +237,15 @@ class Settings:
         """What may well be right in production, and should be looked at all the same."""
         redis = self.redis_url or "rediss://"
         nearby = all(map(_is_local, kinds.redis_hosts(redis)))
+        public = urlsplit(self.public_url or "").hostname
         found = (
             (
                 not redis.startswith("rediss") and not nearby,
                 "REDIS_URL is not encrypted: write rediss:// unless the network is your own",
+            ),
+            (
+                public is not None and not kinds.is_host_of(public, self.hosts),
+                "PUBLIC_URL has a host that ALLOWED_HOSTS leaves out: calls to it are refused",
             ),
             (
                 self.callback_token is None,
@@ -270,11 +276,16 @@ class Settings:
             "REGISTRATION": self.registration_open,
             "APP_CREATION": self.app_creation_open,
         }
-        return [
+        found = [
             f"{name} is open: anybody who reaches this service may use it"
             for name, is_open in doors.items()
             if is_open and not self.debug
         ]
+        if not self.debug and not self.trusted_proxies:
+            found.append(
+                "TRUSTED_PROXIES is empty: whoever comes through a proxy is sent to https for ever"
+            )
+        return found
 
 
 _KEY_RULE: Final = (
@@ -286,9 +297,20 @@ _KEY_RULE: Final = (
 _TLS_RULE: Final = "must end in ?sslmode=require or better, since the server is another machine"
 
 
+# Of keys that everybody can read: in examples, ours too, and in Django's.
+_KNOWN_WORDS: Final = (
+    "insecure",
+    "changeme",
+    "change-me",
+    "example",
+    "development-only",
+    "nobody can guess",
+)
+
+
 def _is_weak(key: str) -> bool:
     few = len(set(key)) < SECRET_KEY_LEAST // 4
-    copied = any(word in key.lower() for word in ("insecure", "changeme", "change-me", "example"))
+    copied = any(word in key.lower() for word in _KNOWN_WORDS)
     return len(key) < SECRET_KEY_LEAST or few or copied
 
 

@@ -24,7 +24,11 @@ from savannah.entrypoints.http import problems
 HEAD_MAX: Final = 32 * 1024
 _SWEEPS: Final = 4  # within one patience
 _LONGEST_NAP_S: Final = 1.0
-_REASONS: Final = {408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+_REASONS: Final = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,23 +144,38 @@ class PatientProtocol(HttpToolsProtocol):
             self.limits.cut("no_room")
             self.transport.abort()
 
+    def send_400_response(self, msg: str) -> None:
+        del msg  # uvicorn's words
+        self._say_and_close(400, "This is no HTTP/1.1 request")
+
     def _cut(self, why: str, status: int, detail: str) -> None:
-        """End the connection with a last word; where the client does not read, without."""
         self.limits.cut(why)
+        self._say_and_close(status, detail)
+
+    def _say_and_close(self, status: int, detail: str) -> None:
+        """End the connection with a last word; a client that does not read does not hear it."""
+        request_id = uuid4().hex
         body = msgspec.json.encode(
             problems.document(
                 status=status,
                 code="bad_request",
                 detail=detail,
                 instance="/",
-                request_id=uuid4().hex,
+                request_id=request_id,
             )
         )
         self.transport.write(
             b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n"
-            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
+            b"x-request-id: %b\r\nx-content-type-options: nosniff\r\ncache-control: no-store\r\n"
             b"connection: close\r\n\r\n%b"
-            % (status, _REASONS[status], problems.MEDIA_TYPE.encode(), len(body), body)
+            % (
+                status,
+                _REASONS[status],
+                problems.MEDIA_TYPE.encode(),
+                len(body),
+                request_id.encode(),
+                body,
+            )
         )
         self.transport.close()
 

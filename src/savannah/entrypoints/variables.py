@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -160,6 +160,15 @@ def _folder(raw: str) -> Path:
 def _host(raw: str) -> str:
     return _matching(
         raw.lower(), r"\*|\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:]+(\.[0-9.]+)?\]"
+    )
+
+
+def is_host_of(name: str, hosts: Iterable[str]) -> bool:
+    """Whether a host name is among those, written as `HOSTS` reads them."""
+    name = name.lower()
+    return any(
+        host in ("*", name) or (host.startswith(".") and f".{name}".endswith(host))
+        for host in hosts
     )
 
 

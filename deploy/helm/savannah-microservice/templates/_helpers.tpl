@@ -52,7 +52,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and (include "savannah.sends" .) (include "savannah.hasRedis" .) -}}true{{- end -}}
 {{- end -}}
 
-{{/* Who may be called what: the public hosts, and the name inside the cluster. */}}
+{{/* Settings that are no secrets: what the ingress implies, and what `config` says. */}}
 {{- define "savannah.config" -}}
 {{- $hosts := list -}}
 {{- range .Values.ingress.hosts }}{{ $hosts = append $hosts .host }}{{ end -}}

@@ -37,7 +37,7 @@ LIMIT_STATE: Final = "rate_limit_state"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpOptions:
-    """How the door behaves. `allowed_hosts` may hold `*`, and `*.example.com` for what is below.
+    """How the door behaves. `allowed_hosts` may hold `*`, and `.example.com` for a whole domain.
 
     Attributes:
         issuer: our public URL, the name of the OpenID provider; never taken from a request.

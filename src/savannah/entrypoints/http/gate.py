@@ -23,6 +23,7 @@ from savannah.application.trace import TraceContext, request_id_var, trace_var
 from savannah.entrypoints.http import problems
 from savannah.entrypoints.http.door import LIMIT_STATE, HttpOptions
 from savannah.entrypoints.http.operations import canonical_path
+from savannah.entrypoints.variables import is_host_of
 
 if TYPE_CHECKING:
     from savannah.entrypoints.tracing import Tracing
@@ -208,13 +209,7 @@ class Gate:
 
     def _is_allowed(self, host: str) -> bool:
         match = _HOST.fullmatch(host)
-        if match is None:
-            return False
-        name = match[1].lower()
-        return any(
-            pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
-            for pattern in self._options.allowed_hosts
-        )
+        return match is not None and is_host_of(match[1], self._options.allowed_hosts)
 
     def _headers(
         self, scope: HTTPScope, present: Iterable[tuple[bytes, bytes]]
