@@ -498,6 +498,8 @@ def test_new_settings_are_new_pods() -> None:
         ("ingress.hosts", [{"host": "https://orders.example.com"}], "hosts"),
         ("web.replicas", -1, "replicas"),
         ("web.autoscaling.targetCPUUtilizationPercentage", 101, "targetCPU"),
+        ("web.autoscaling", {"minReplicas": 9, "maxReplicas": 8}, "minReplicas"),
+        ("terminationGracePeriodSeconds", 5, "terminationGracePeriodSeconds"),
         ("worker.concurrency", 0, "concurrency"),
         ("worker.metricsPort", 80, "metricsPort"),
         ("worker.metricsport", 9101, "metricsport"),

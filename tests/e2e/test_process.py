@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import tomllib
@@ -97,6 +99,34 @@ def test_a_stop_in_the_middle_of_business_is_orderly(processes, until):
     processes.start("serve", "--port", "0", **settings)
     until(lambda: set(acknowledged) <= set(texts_by_order(simulator)), within_s=10)
     assert set(texts_by_order(simulator).values()) == {1}
+
+
+@pytest.mark.parametrize("command", [("serve", "--workers", "2"), ("serve",), ("worker",)])
+def test_a_stop_before_it_is_ready_is_orderly_too(processes, command):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        database = f"postgresql://nobody@127.0.0.1:{mute.getsockname()[1]}/none?sslmode=disable"
+        settings = {
+            "DATABASE_URL": database,
+            "REDIS_URL": "redis://127.0.0.1:1",
+            "DEBUG": "true",
+            "AFRICAS_TALKING_API_KEY": "never-used",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "savannah", *command],
+            cwd=processes.folder,
+            env=processes.environment(settings),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        mute.settimeout(30)
+        try:
+            with mute.accept()[0]:  # it waits for a database that says nothing
+                process.terminate()
+                said = process.communicate(timeout=30)[1]
+        finally:
+            process.kill()
+            process.communicate()
+    assert (process.returncode, "Traceback" in said) == (0, False), said
 
 
 def test_several_workers_serve_count_together_and_end_together(processes, until):

@@ -465,6 +465,17 @@ def test_forwarded_headers_of_others_do_not_count(open_desk, refused):
     assert (answer.status_code, answer.headers["location"][:8]) == (308, "https://")
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
+def test_figures_are_for_those_who_ask_directly(open_desk, refused, path):
+    desk = open_desk(debug=False, trusted_proxies=(ip_network("127.0.0.1/32"),))
+    refused(desk.get(path, headers=FORWARDED), 404, "not_found")
+    assert desk.get(path).status_code == 200
+    assert desk.get("/health/ready", headers=FORWARDED).status_code == 200
+    # Who is no proxy of ours closes it to nobody.
+    other = open_desk(debug=False, trusted_proxies=(ip_network("10.0.0.0/8"),))
+    assert other.get(path, headers=FORWARDED).status_code == 200
+
+
 def test_the_nearest_address_that_is_no_proxy_is_the_callers(open_desk, refused):
     proxies = (ip_network("127.0.0.1/32"), ip_network("10.0.0.0/8"))
     desk = open_desk(trusted_proxies=proxies, rate_limit_auth=Rate.parse("1/min"))

@@ -20,6 +20,7 @@ from savannah.entrypoints.settings import (
     known_variables,
     load,
     parse,
+    strangers,
 )
 
 SERVER = "postgresql://desk:hunter2@db.example.com:5432/savannah?sslmode=require"
@@ -502,6 +503,15 @@ def test_the_env_file_is_read_and_the_environment_wins(tmp_path, monkeypatch):
     assert settings.business.currency == "UGX"
     assert settings.log_level == "ERROR"
     assert settings.secret_key == "a$b${c}#d"
+
+
+def test_a_name_in_the_file_that_is_no_setting_is_told_with_the_one_that_may_be_meant(tmp_path):
+    assert strangers(tmp_path) == []
+    (tmp_path / ".env").write_text(
+        "DEBUG=true\nRATE_LIMTI=5/min\nPOSTGRES_PASSWORD=x\nOTEL_SERVICE_NAME=till\n"
+        "SAVANNAH_SUPERUSER_PASSWORD=x\n"
+    )
+    assert strangers(tmp_path) == [("RATE_LIMTI", "RATE_LIMIT"), ("POSTGRES_PASSWORD", None)]
 
 
 def test_a_line_of_the_env_file_that_cannot_be_read_is_named(tmp_path):

@@ -443,8 +443,8 @@ async def _work_here(
         del number, frame
         loop.call_soon_threadsafe(stopped.set)
 
-    with ended_by_signals(stop):
-        async with opened(settings, place, observed=True) as container:
+    async with opened(settings, place, observed=True) as container:
+        with ended_by_signals(stop):
             assert settings.redis_url is not None
             jobs = SaqQueue(settings.redis_url)
             outbox = Outbox(

@@ -354,6 +354,19 @@ def load(folder: Path | None = None) -> Settings:
     return parse(_variables(folder or Path.cwd()))
 
 
+def strangers(folder: Path | None = None) -> list[tuple[str, str | None]]:
+    """Names in the `.env` file that are no settings, each with the one that may be meant."""
+    from difflib import get_close_matches
+
+    known = {*known_variables(), "SAVANNAH_SUPERUSER_PASSWORD"}
+    names = [
+        name
+        for name in _dotenv((folder or Path.cwd()) / ".env")
+        if name not in known and not name.startswith("OTEL_")  # the SDK has many of its own
+    ]
+    return [(name, next(iter(get_close_matches(name, known, 1)), None)) for name in names]
+
+
 def superuser_password() -> str | None:
     """The password for `createsuperuser`, for those who have no terminal to ask at."""
     return _variables(Path.cwd()).get("SAVANNAH_SUPERUSER_PASSWORD") or None

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the thing asked for failed, 2 wrong usage or invalid setti
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -148,7 +149,16 @@ def _no_command(_: argparse.Namespace) -> int:  # argparse asks for an action be
     raise AssertionError
 
 
+def _end_quietly_when_told() -> None:
+    """Let SIGTERM end a process that is not ready yet as it ends one that is.
+
+    The first process of a container would not even hear of it.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(DONE))
+
+
 def _serve(options: argparse.Namespace) -> int:
+    _end_quietly_when_told()
     settings = settings_and_logs()
     from savannah.entrypoints.serve import serve
 
@@ -164,6 +174,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
+    _end_quietly_when_told()
     settings = settings_and_logs()
     from savannah.entrypoints.serve import work
 
@@ -184,6 +195,7 @@ def _metrics_place(settings: Settings, options: argparse.Namespace) -> tuple[str
 
 
 def _simulator(options: argparse.Namespace) -> int:
+    _end_quietly_when_told()
     settings = settings_and_logs().prepared()
     from savannah.entrypoints.serve import callback_root, simulate
     from savannah.entrypoints.simulator import SimulatorSettings

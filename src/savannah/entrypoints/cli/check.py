@@ -22,9 +22,15 @@ _NO_TRIGRAMS: Final = (
 def check(options: argparse.Namespace) -> int:
     import asyncio
 
+    from savannah.entrypoints.settings import strangers
+
     settings = settings_and_logs()
     rows = [("settings", "ok", "development" if settings.debug else "production")]
     rows += [("settings", "note", remark) for remark in settings.remarks()]
+    rows += [
+        ("settings", "note", f"{name} in .env is not read" + (f": {meant}?" if meant else ""))
+        for name, meant in strangers()
+    ]
     wrong = settings.sending_problems() + settings.missing_extras()
     rows += [("settings", "FAILED", f"{name} {rule}") for name, rule in wrong]
     if options.deploy:

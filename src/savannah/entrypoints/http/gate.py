@@ -33,6 +33,7 @@ log = logging.getLogger("savannah.access")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _HOSTS_MOST: Final = 256
+_Refusal = tuple[int, list[tuple[bytes, bytes]], bytes]
 # Probes come by address and plain http, whatever the public name is.
 _SIMULATOR: Final = "/simulator"
 _PROBES: Final = ("/api/auth/health", "/health/", "/metrics")
@@ -98,7 +99,7 @@ class Gate:
             # RFC 9110 section 9.3.2: the same as GET, without the body. A copy, because the server
             # goes by its own scope when it counts the bytes.
             scope = cast("HTTPScope", {**scope, "method": HttpMethod.GET})
-        self._believe_proxy(scope, headers)
+        forwarded = self._believe_proxy(scope, headers)
 
         async def send_on(message: Message) -> None:
             nonlocal status
@@ -114,12 +115,10 @@ class Gate:
             await send(message)
 
         try:
-            refusal = self._refusal(scope)
+            refusal = self._refusal(scope, forwarded=forwarded)
             if refusal is None:
                 await self._app(scope, receive, send_on)
             else:
-                if refusal[0] >= 400:
-                    scope.setdefault("state", {})[problems.PROBLEM_STATE] = "invalid_host"
                 await _refuse(send_on, *refusal)
         finally:
             seconds = time.perf_counter() - started
@@ -144,11 +143,14 @@ class Gate:
             trace_var.reset(trace_token)
             request_id_var.reset(token)
 
-    def _believe_proxy(self, scope: HTTPScope, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take address, scheme and host from `X-Forwarded-*`, from trusted proxies only."""
+    def _believe_proxy(self, scope: HTTPScope, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Take address, scheme and host from `X-Forwarded-*`, from trusted proxies only.
+
+        Returns: whether one of them has handed on somebody else's request.
+        """
         client = scope.get("client")
         if client is None or not self._trusted(client[0]):
-            return
+            return False
         found: dict[bytes, str] = {}
         for name, value in headers:  # several lines of one header are one list
             more = value.decode("latin-1")
@@ -167,6 +169,7 @@ class Gate:
                 *((name, value) for name, value in headers if name != b"host"),
                 (b"host", host.encode("latin-1")),
             ]
+        return b"x-forwarded-for" in found
 
     def _trusted(self, address: str) -> bool:
         if not self._options.trusted_proxies or not _is_address(address):
@@ -176,20 +179,16 @@ class Gate:
             found = found.ipv4_mapped or found
         return any(found in network for network in self._options.trusted_proxies)
 
-    def _refusal(self, scope: HTTPScope) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+    def _refusal(self, scope: HTTPScope, *, forwarded: bool) -> _Refusal | None:
         path = scope["path"]
+        if forwarded and path.rstrip("/") == "/metrics":
+            # Figures are for whoever asks us directly, not for the world behind a proxy.
+            return _problem(scope, 404, "not_found", problems.TITLES["not_found"][0])
         if path.startswith(_PROBES):
             return None
         host = next((v.decode("latin-1") for n, v in scope["headers"] if n == b"host"), "")
         if not self._host_allowed(host):
-            body = problems.document(
-                status=400,
-                code="invalid_host",
-                detail="This host is not served here",
-                instance=canonical_path(path),
-            )
-            kind = (b"content-type", problems.MEDIA_TYPE.encode())
-            return 400, [kind], msgspec.json.encode(body)
+            return _problem(scope, 400, "invalid_host", "This host is not served here")
         if path.startswith(self._local) and _from_this_machine(scope):
             return None
         if not self._options.debug and scope["scheme"] == "http":
@@ -262,6 +261,15 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _problem(scope: HTTPScope, status: int, code: str, detail: str) -> _Refusal:
+    scope.setdefault("state", {})[problems.PROBLEM_STATE] = code
+    body = problems.document(
+        status=status, code=code, detail=detail, instance=canonical_path(scope["path"])
+    )
+    kind = (b"content-type", problems.MEDIA_TYPE.encode())
+    return status, [kind], msgspec.json.encode(body)
 
 
 async def _refuse(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -187,6 +187,8 @@ async def get_readiness(door: TheDoor) -> AnyResponse:
         summary="Figures for Prometheus",
         auth="none",
         media="text/plain",
+        errors=(404,),
+        about="Not found for whoever comes through a trusted proxy.",
     ),
 )
 async def get_metrics(door: TheDoor) -> AnyResponse:
