@@ -232,6 +232,22 @@ def test_the_name_of_an_unknown_member_is_a_json_pointer(desk, refused):
     assert {"#/a~1b~0c", "#/a%0A%22%C3%A9"} <= places
 
 
+def test_the_name_of_an_unknown_member_of_a_merge_is_a_json_pointer_too(desk, refused):
+    apps = {"name": "Till", "client_type": "confidential"}
+    app = desk.post("/api/auth/apps/", by="admin", json=apps).json()["client_id"]
+    customer = desk.customer()
+    for path in (
+        f"/api/customers/{customer['id']}/",
+        f"/api/orders/{desk.order()['id']}/",
+        "/api/auth/profile/",
+        f"/api/auth/apps/{app}/",
+        f"/api/auth/apps/{app}/provider/",
+    ):
+        found = desk.patch(path, by="admin", json={"a/b~c": 1, "x" * 1000: 2})
+        places = {each["pointer"] for each in refused(found, 422, "validation_error")["errors"]}
+        assert places == {"#/a~1b~0c", "#/" + "x" * 64}
+
+
 # --- parameters ----------------------------------------------------------------------------------
 
 

@@ -124,7 +124,7 @@ class Customer:
             elif name in READ_ONLY:
                 problems.add(name, "read_only_field", "This is set by the server")
             elif name not in _RULES:
-                problems.add(name, "unknown_field", "There is no such field")
+                problems.add_unknown(name)
             elif value is None and name != "email":
                 problems.add(name, "null_not_allowed", "This cannot be null")
             else:

@@ -146,7 +146,7 @@ def _check_shape(found: Mapping[str, Any], shape: type[msgspec.Struct]) -> None:
         if name in read_only:
             problems.append(FieldProblem(name, "read_only_field", "This is set by the server"))
         elif name not in known:
-            problems.append(FieldProblem(_pointed(name), "unknown_field", "There is no such field"))
+            problems.append(FieldProblem.unknown(name))
         elif value is None and not known[name].nullable:
             problems.append(FieldProblem(name, "null_not_allowed", "This cannot be null"))
     problems += [
@@ -171,11 +171,6 @@ def _members(shape: type[msgspec.Struct]) -> Mapping[str, _Member]:
         nullable = isinstance(kinds, msgspec.inspect.UnionType) and kinds.includes_none
         found[each.encode_name] = _Member(each.required, nullable)
     return found
-
-
-def _pointed(name: str) -> str:
-    # RFC 6901 section 3, and short enough to echo.
-    return name[:64].replace("~", "~0").replace("/", "~1")
 
 
 async def read_query(
