@@ -139,6 +139,19 @@ def test_json_is_taken_with_any_parameters(desk, kind):
     assert answer.status_code == 201
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/merge-patch+json"])
+def test_every_patch_takes_both_media_types(desk, kind):
+    order, customer = desk.order(), desk.customer()
+    for path, body in (
+        (f"/api/customers/{customer['id']}/", '{"name": "Joe"}'),
+        (f"/api/orders/{order['id']}/", '{"notes": "Call"}'),
+        (f"/api/orders/{order['id']}/update_status/", '{"status": "processing"}'),
+        ("/api/auth/profile/", '{"first_name": "Joe"}'),
+    ):
+        headers = {"Content-Type": kind}
+        assert desk.patch(path, by="staff", content=body, headers=headers).status_code == 200, path
+
+
 @pytest.mark.parametrize(
     "kind",
     [None, "text/plain", "application/x-www-form-urlencoded", "application/merge-patch+json"],

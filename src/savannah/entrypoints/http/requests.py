@@ -50,7 +50,7 @@ CUSTOMER_PARAM: Final = Param("customer", UUID_SCHEMA, "The customer's id.")
 
 BODY_MAX: Final = 64 * 1024
 _JSON_TYPES: Final = frozenset({"application/json"})
-_MERGE_TYPES: Final = _JSON_TYPES | {"application/merge-patch+json"}
+_PATCH_TYPES: Final = _JSON_TYPES | {"application/merge-patch+json"}
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _INSTANT: Final = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+\- ]\d{2}:\d{2})", re.ASCII
@@ -113,7 +113,7 @@ async def _read_object(request: AnyRequest) -> dict[str, Any]:
             raise DoorError(400, "malformed_json", "A JSON object is expected")
         return {}
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in (_MERGE_TYPES if operation.merge else _JSON_TYPES):
+    if kind not in (_PATCH_TYPES if request.method == "PATCH" else _JSON_TYPES):
         raise DoorError(415, "unsupported_media_type", "Send Content-Type: application/json")
     try:
         found = msgspec.json.decode(raw)
