@@ -130,6 +130,13 @@ def test_a_body_that_is_no_form_is_refused(desk, refused, body):
     refused(desk.post(path, content=body), 400, "bad_request")
 
 
+@pytest.mark.parametrize("more", [b"&", b"&linkId", b"&&retryCount=", "&text=Ñandú".encode()])
+def test_a_form_may_have_fields_without_a_value_and_plain_utf_8(desk, sent, more):
+    path = "/api/sms/africastalking/callback-token-0123456789/delivery/"
+    taken(desk.post(path, content=b"id=ATXid_1&status=Success" + more))
+    assert sms_of(desk, sent)["status"] == "delivered"
+
+
 def test_a_form_that_is_too_large_is_refused(desk, post, refused):
     refused(post("delivery", report(note="x" * 66_000)), 413, "body_too_large")
 

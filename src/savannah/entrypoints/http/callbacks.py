@@ -65,9 +65,8 @@ async def _form(request: AnyRequest, door: Door, token: str) -> Mapping[str, str
     raw = await read_body(request)
     try:
         pairs = parse_qsl(
-            raw.decode("ascii"),
+            raw.decode(),
             keep_blank_values=True,
-            strict_parsing=True,
             errors="strict",
             max_num_fields=_MOST_FIELDS,
         )
