@@ -200,10 +200,11 @@ def code(value: object) -> str:
     Raises:
         Refused: `wrong_type`, `blank`, `too_short`, `too_long`, `invalid_format`.
     """
-    found = text.clean(value, least=2, most=20).upper()
-    if not _CODE.fullmatch(found):
+    found = text.clean(value, least=2, most=20)
+    # Outside ASCII there are letters whose capital is within: the dotless i, the long s.
+    if not (found.isascii() and _CODE.fullmatch(found.upper())):
         raise Refused("invalid_format", "Letters A-Z, digits and dashes, not beginning with a dash")
-    return found
+    return found.upper()
 
 
 def generated_code(symbols: str) -> str:
