@@ -226,6 +226,21 @@ def test_a_body_that_breaks_off_is_no_failure_of_ours(desk, lines):
     assert not [line for line in lines if '"level": "error"' in line]
 
 
+@pytest.mark.parametrize("body", [{"phone": "0700123456"}, {}, [], {"name": 5}])
+def test_a_broken_idempotency_key_counts_before_the_fields_of_the_body(desk, refused, body):
+    order = desk.order()
+    for method, path in (
+        ("POST", "/api/customers/"),
+        ("POST", "/api/orders/"),
+        ("PATCH", f"/api/orders/{order['id']}/update_status/"),
+        ("POST", f"/api/orders/{order['id']}/cancel/"),
+        ("POST", f"/api/orders/{order['id']}/resend_sms/"),
+    ):
+        headers = {"Idempotency-Key": "x" * 256}
+        answer = desk.request(method, path, by="staff", json=body, headers=headers)
+        refused(answer, 400, "invalid_idempotency_key")
+
+
 def test_unknown_read_only_and_null_members_are_told_apart(desk, refused):
     body = {"phone": "0700123456", "version": 3, "phone_number": "0700123456", "name": None}
     refused(

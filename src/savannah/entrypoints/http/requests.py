@@ -51,6 +51,7 @@ CUSTOMER_PARAM: Final = Param("customer", UUID_SCHEMA, "The customer's id.")
 BODY_MAX: Final = 64 * 1024
 _JSON_TYPES: Final = frozenset({"application/json"})
 _PATCH_TYPES: Final = _JSON_TYPES | {"application/merge-patch+json"}
+_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _INSTANT: Final = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+\- ]\d{2}:\d{2})", re.ASCII
@@ -119,11 +120,26 @@ async def _read_object(request: AnyRequest) -> dict[str, Any]:
         found = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise DoorError(400, "malformed_json", "The body is not well-formed JSON") from None
+    if operation.idempotent:
+        idempotency_key(request)  # what is broken in the header counts before what the body says
     if not isinstance(found, dict):
         raise Invalid.one("", "wrong_type", "The body must be a JSON object")
     if not operation.merge and operation.body is not None:
         _check_shape(found, operation.body)
     return found
+
+
+def idempotency_key(request: AnyRequest) -> str | None:
+    """Raises: DoorError, 400 `invalid_idempotency_key`."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise DoorError(
+            400,
+            "invalid_idempotency_key",
+            "1 to 255 printable ASCII characters",
+            header="Idempotency-Key",
+        )
+    return key
 
 
 def require_texts(body: Mapping[str, Any], *names: str) -> None:
