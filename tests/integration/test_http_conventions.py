@@ -197,7 +197,7 @@ def test_a_body_of_more_than_64_kib_is_refused(desk, refused):
         body = json.dumps({"notes": "x" * size})
         answer = desk.post("/api/customers/", by="staff", content=body, headers=JSON)
         assert answer.status_code == status
-    refused(answer, 413, "body_too_large")
+    assert "64 KiB" in refused(answer, 413, "body_too_large")["detail"]
 
 
 def test_a_body_without_a_declared_length_is_measured_too(desk, refused):
@@ -306,6 +306,15 @@ def test_an_unknown_parameter_is_refused_and_nothing_is_done(desk, refused, meth
     answer = desk.request(method, f"{whole}?Limit=5", by="admin", **more)
     refused(answer, 400, "unknown_parameter", ("Limit", "unknown_parameter"))
     assert desk.get(f"/api/orders/{order['id']}/", by="staff").json() == order
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [("&".join(["status=pending"] * 101), "At most 100 parameters"), ("status=%ff", "UTF-8")],
+)
+def test_a_query_string_that_is_not_read_hears_why(desk, refused, query, why):
+    answer = desk.get(f"/api/orders/?{query}", by="staff")
+    assert why in refused(answer, 400, "invalid_parameter")["detail"]
 
 
 def test_a_missing_subject_counts_before_parameters_and_body(desk, refused):

@@ -49,6 +49,7 @@ CURRENCY_PARAM: Final = Param(
 CUSTOMER_PARAM: Final = Param("customer", UUID_SCHEMA, "The customer's id.")
 
 BODY_MAX: Final = 64 * 1024
+_PARAMETERS_MAX: Final = 100
 _JSON_TYPES: Final = frozenset({"application/json"})
 _PATCH_TYPES: Final = _JSON_TYPES | {"application/merge-patch+json"}
 _KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
@@ -213,10 +214,12 @@ class Query:
         operation = operation_of(request)
         raw = request.scope["query_string"].decode("latin-1")
         self._values: dict[str, list[str]] = {}
+        if raw.count("&") >= _PARAMETERS_MAX:
+            raise BadQuery("", f"At most {_PARAMETERS_MAX} parameters; a list takes commas, too")
         try:
-            pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=100)
+            pairs = parse_qsl(raw, keep_blank_values=True, errors="strict")
         except ValueError:
-            raise BadQuery("", "The query string cannot be read") from None
+            raise BadQuery("", "The query string is not percent-encoded UTF-8") from None
         known = operation.query_names
         for name, value in pairs:
             if name not in known:
