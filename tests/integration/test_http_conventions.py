@@ -140,6 +140,19 @@ def test_json_is_taken_with_any_parameters(desk, kind):
     assert answer.status_code == 201
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/merge-patch+json"])
+def test_every_patch_takes_both_media_types(desk, kind):
+    order, customer = desk.order(), desk.customer()
+    for path, body in (
+        (f"/api/customers/{customer['id']}/", '{"name": "Joe"}'),
+        (f"/api/orders/{order['id']}/", '{"notes": "Call"}'),
+        (f"/api/orders/{order['id']}/update_status/", '{"status": "processing"}'),
+        ("/api/auth/profile/", '{"first_name": "Joe"}'),
+    ):
+        headers = {"Content-Type": kind}
+        assert desk.patch(path, by="staff", content=body, headers=headers).status_code == 200, path
+
+
 @pytest.mark.parametrize(
     "kind",
     [None, "text/plain", "application/x-www-form-urlencoded", "application/merge-patch+json"],
@@ -185,7 +198,7 @@ def test_a_body_of_more_than_64_kib_is_refused(desk, refused):
         body = json.dumps({"notes": "x" * size})
         answer = desk.post("/api/customers/", by="staff", content=body, headers=JSON)
         assert answer.status_code == status
-    refused(answer, 413, "body_too_large")
+    assert "64 KiB" in refused(answer, 413, "body_too_large")["detail"]
 
 
 def test_a_body_without_a_declared_length_is_measured_too(desk, refused):
@@ -214,6 +227,21 @@ def test_a_body_that_breaks_off_is_no_failure_of_ours(desk, lines):
     assert not [line for line in lines if '"level": "error"' in line]
 
 
+@pytest.mark.parametrize("body", [{"phone": "0700123456"}, {}, [], {"name": 5}])
+def test_a_broken_idempotency_key_counts_before_the_fields_of_the_body(desk, refused, body):
+    order = desk.order()
+    for method, path in (
+        ("POST", "/api/customers/"),
+        ("POST", "/api/orders/"),
+        ("PATCH", f"/api/orders/{order['id']}/update_status/"),
+        ("POST", f"/api/orders/{order['id']}/cancel/"),
+        ("POST", f"/api/orders/{order['id']}/resend_sms/"),
+    ):
+        headers = {"Idempotency-Key": "x" * 256}
+        answer = desk.request(method, path, by="staff", json=body, headers=headers)
+        refused(answer, 400, "invalid_idempotency_key")
+
+
 def test_unknown_read_only_and_null_members_are_told_apart(desk, refused):
     body = {"phone": "0700123456", "version": 3, "phone_number": "0700123456", "name": None}
     refused(
@@ -231,6 +259,22 @@ def test_the_name_of_an_unknown_member_is_a_json_pointer(desk, refused):
     answer = desk.post("/api/customers/", by="staff", json=body)
     places = {each["pointer"] for each in refused(answer, 422, "validation_error")["errors"]}
     assert {"#/a~1b~0c", "#/a%0A%22%C3%A9"} <= places
+
+
+def test_the_name_of_an_unknown_member_of_a_merge_is_a_json_pointer_too(desk, refused):
+    apps = {"name": "Till", "client_type": "confidential"}
+    app = desk.post("/api/auth/apps/", by="admin", json=apps).json()["client_id"]
+    customer = desk.customer()
+    for path in (
+        f"/api/customers/{customer['id']}/",
+        f"/api/orders/{desk.order()['id']}/",
+        "/api/auth/profile/",
+        f"/api/auth/apps/{app}/",
+        f"/api/auth/apps/{app}/provider/",
+    ):
+        found = desk.patch(path, by="admin", json={"a/b~c": 1, "x" * 1000: 2})
+        places = {each["pointer"] for each in refused(found, 422, "validation_error")["errors"]}
+        assert places == {"#/a~1b~0c", "#/" + "x" * 64}
 
 
 # --- parameters ----------------------------------------------------------------------------------
@@ -263,6 +307,15 @@ def test_an_unknown_parameter_is_refused_and_nothing_is_done(desk, refused, meth
     answer = desk.request(method, f"{whole}?Limit=5", by="admin", **more)
     refused(answer, 400, "unknown_parameter", ("Limit", "unknown_parameter"))
     assert desk.get(f"/api/orders/{order['id']}/", by="staff").json() == order
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [("&".join(["status=pending"] * 101), "At most 100 parameters"), ("status=%ff", "UTF-8")],
+)
+def test_a_query_string_that_is_not_read_hears_why(desk, refused, query, why):
+    answer = desk.get(f"/api/orders/?{query}", by="staff")
+    assert why in refused(answer, 400, "invalid_parameter")["detail"]
 
 
 def test_a_missing_subject_counts_before_parameters_and_body(desk, refused):

@@ -1037,6 +1037,13 @@ def test_a_bad_parameter_is_named(desk, refused, query, parameter, code):
     refused(desk.get(f"{URL}?{query}", by="viewer"), 400, code, (parameter, code))
 
 
+def test_a_bound_that_is_too_long_hears_how_long_it_may_be(desk, refused):
+    assert desk.get(f"{URL}?max_amount=9999999999999.99", by="viewer").status_code == 200
+    answer = desk.get(f"{URL}?max_amount=99999999999999", by="viewer")
+    problem = refused(answer, 400, "invalid_parameter", ("max_amount", "invalid_parameter"))
+    assert "13 digits" in problem["detail"]
+
+
 @pytest.mark.parametrize(
     ("ordering", "found"),
     [

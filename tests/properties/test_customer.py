@@ -149,6 +149,8 @@ def test_a_code_is_kept_in_upper_case(typed):
         ("A B", "invalid_format"),
         ("ÄB", "invalid_format"),
         ("ß" * 20, "invalid_format"),
+        ("\u0131D", "invalid_format"),  # a dotless i, whose capital is I
+        ("\u017fHOP", "invalid_format"),  # a long s
         (None, "wrong_type"),
     ],
 )

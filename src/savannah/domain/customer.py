@@ -124,7 +124,7 @@ class Customer:
             elif name in READ_ONLY:
                 problems.add(name, "read_only_field", "This is set by the server")
             elif name not in _RULES:
-                problems.add(name, "unknown_field", "There is no such field")
+                problems.add_unknown(name)
             elif value is None and name != "email":
                 problems.add(name, "null_not_allowed", "This cannot be null")
             else:
@@ -200,10 +200,11 @@ def code(value: object) -> str:
     Raises:
         Refused: `wrong_type`, `blank`, `too_short`, `too_long`, `invalid_format`.
     """
-    found = text.clean(value, least=2, most=20).upper()
-    if not _CODE.fullmatch(found):
+    found = text.clean(value, least=2, most=20)
+    # Outside ASCII there are letters whose capital is within: the dotless i, the long s.
+    if not (found.isascii() and _CODE.fullmatch(found.upper())):
         raise Refused("invalid_format", "Letters A-Z, digits and dashes, not beginning with a dash")
-    return found
+    return found.upper()
 
 
 def generated_code(symbols: str) -> str:

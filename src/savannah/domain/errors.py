@@ -47,11 +47,20 @@ class SavannahError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """One broken field: `field` is its path in the body (`metadata/colour`), "" the whole body."""
+    """One broken field: `field` is its path in the body (`metadata/colour`), "" the whole body.
+
+    Within a step of the path, `~` and `/` are written `~0` and `~1` (RFC 6901 section 3).
+    """
 
     field: str
     code: str
     detail: str
+
+    @classmethod
+    def unknown(cls, name: str) -> FieldProblem:
+        """A member that nobody asked for; its name is echoed, within reason."""
+        step = name[:64].replace("~", "~0").replace("/", "~1")
+        return cls(step, "unknown_field", "There is no such field")
 
 
 class Refused(ValueError):
@@ -95,6 +104,9 @@ class Problems:
 
     def add(self, field: str, code: str, detail: str) -> None:
         self._found.append(FieldProblem(field, code, detail))
+
+    def add_unknown(self, name: str) -> None:
+        self._found.append(FieldProblem.unknown(name))
 
     def extend(self, invalid: Invalid) -> None:
         self._found.extend(invalid.problems)

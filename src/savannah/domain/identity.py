@@ -121,7 +121,7 @@ class User:
             elif name in _PUBLIC_FIELDS:
                 problems.add(name, "read_only_field", "This cannot be changed here")
             else:
-                problems.add(name, "unknown_field", "There is no such field")
+                problems.add_unknown(name)
         problems.raise_if_any()
         changed = {name: value for name, value in new.items() if value != getattr(self, name)}
         return (replace(self, **changed), tuple(changed)) if changed else (self, ())
@@ -221,7 +221,7 @@ class Client:
             if name in _FIXED_APP_FIELDS:
                 problems.add(name, "read_only_field", "This cannot be changed here")
             elif name not in _APP_FIELDS:
-                problems.add(name, "unknown_field", "There is no such field")
+                problems.add_unknown(name)
             elif value is None:
                 problems.add(name, "null_not_allowed", "This cannot be null")
         problems.raise_if_any()

@@ -153,7 +153,7 @@ def registered(client: Client, changes: Mapping[str, object]) -> Client:
     new: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in _METADATA_RULES:
-            problems.add(name, "unknown_field", "There is no such field")
+            problems.add_unknown(name)
             continue
         if value is None and name not in _NULLABLE:
             problems.add(name, "null_not_allowed", "This cannot be null")

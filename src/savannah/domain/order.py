@@ -287,7 +287,7 @@ class Order:
             elif name in READ_ONLY:
                 problems.add(name, "read_only_field", "This is set by the server")
             elif name not in rules:
-                problems.add(name, "unknown_field", "There is no such field")
+                problems.add_unknown(name)
             elif value is None:
                 problems.add(name, "null_not_allowed", "This cannot be null")
             else:

@@ -1,7 +1,8 @@
 """What the gateway tells us, as Africa's Talking posts it: reports, texts, opt-outs, USSD.
 
 The secret in the path is what proves the sender; the gateway signs nothing. Once that fits, the
-answer is exactly 200 for all we can read, because the gateway posts again until it gets one.
+answer is exactly 200, because the gateway posts again until it gets one. What cannot be used would
+be no better the next time: it is logged.
 Source: Africa's Talking developer pages "SMS Notifications" and "USSD".
 """
 
@@ -21,7 +22,6 @@ from savannah.domain.errors import NotFound
 from savannah.domain.phone import PhoneNumber, PhoneRefused
 from savannah.entrypoints.http.door import AnyResponse, Door, TheDoor
 from savannah.entrypoints.http.operations import Operation, Param, Schema, endpoint
-from savannah.entrypoints.http.problems import DoorError
 from savannah.entrypoints.http.requests import AnyRequest, read_body
 
 log = logging.getLogger("savannah.callbacks")
@@ -34,9 +34,6 @@ _MOST_FIELDS: Final = 50
 _USSD_ANSWER: Final = "END There is no menu on this number. Please call the shop."
 
 _TEXT: Final[Schema] = {"type": "string"}
-_NUMBER: Final[Schema] = {"type": "string", "minLength": 1}
-_ID: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 128}
-_WORD: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 64}
 
 
 def _operation(id_: str, summary: str, *form: Param) -> Operation:
@@ -49,7 +46,8 @@ def _operation(id_: str, summary: str, *form: Param) -> Operation:
         media="text/plain",
         path_schemas={"token": {"type": "string"}},
         errors=(400, 404, 413),
-        about="Fields besides these are ignored.",
+        about="Fields besides these are ignored. A form that cannot be used is logged and answered "
+        "like any other: the gateway would only post it again.",
     )
 
 
@@ -57,7 +55,8 @@ async def _form(request: AnyRequest, door: Door, token: str) -> Mapping[str, str
     """The form of a caller who knows the secret; of a repeated field the first one counts.
 
     Raises:
-        NotFound: the secret is another one. DoorError: 400, the form cannot be read.
+        NotFound: the secret is another one. DoorError: 400, the body broke off.
+        HTTPException: 413, of the framework.
     """
     known, shown = door.options.callback_token.encode(), token.encode("utf-8", "surrogatepass")
     if not hmac.compare_digest(known, shown):
@@ -65,29 +64,18 @@ async def _form(request: AnyRequest, door: Door, token: str) -> Mapping[str, str
     raw = await read_body(request)
     try:
         pairs = parse_qsl(
-            raw.decode("ascii"),
+            raw.decode(),
             keep_blank_values=True,
-            strict_parsing=True,
             errors="strict",
             max_num_fields=_MOST_FIELDS,
         )
     except ValueError:
-        raise _broken("The body is not a form") from None
+        log.warning("a callback whose body is not a form")
+        return {}
     fields: dict[str, str] = {}
     for name, value in pairs:
         fields.setdefault(name, value)
     return fields
-
-
-def _broken(detail: str) -> DoorError:
-    return DoorError(400, "bad_request", detail)
-
-
-def _field(form: Mapping[str, str], name: str) -> str:
-    value = form.get(name, "").strip()
-    if not value:
-        raise _broken(f"The form needs {name}")
-    return value
 
 
 def _phone(typed: str, *, region: str) -> PhoneNumber | None:
@@ -122,8 +110,8 @@ def _taken(text: str = "OK") -> AnyResponse:
     _operation(
         "reportDelivery",
         "Take a delivery report",
-        Param("id", _ID, "The message's id, from the answer to its sending.", required=True),
-        Param("status", _WORD, "What became of it: `Success`, `Failed`, …", required=True),
+        Param("id", _TEXT, "The message's id, from the answer to its sending."),
+        Param("status", _TEXT, "What became of it: `Success`, `Failed`, …"),
         Param("phoneNumber", _TEXT, "The subscriber's number."),
         Param("networkCode", _TEXT, "The subscriber's network."),
         Param("failureReason", _TEXT, "With `Failed` and `Rejected`."),
@@ -133,9 +121,10 @@ async def report_delivery(request: AnyRequest, token: FromPath[str], door: TheDo
     form = await _form(request, door, token)
     try:
         report = delivery_report(form, received_at=door.clock.now())
-    except ValueError as error:
-        raise _broken("The form needs a message id and a status") from error
-    await door.savannah.notifications.record_report(report)
+    except ValueError:
+        log.warning("a delivery report without a usable id or status")
+    else:
+        await door.savannah.notifications.record_report(report)
     return _taken()
 
 
@@ -145,16 +134,15 @@ async def report_delivery(request: AnyRequest, token: FromPath[str], door: TheDo
     _operation(
         "takeInbound",
         "Take a text from a subscriber",
-        Param("from", _NUMBER, "The subscriber's number.", required=True),
+        Param("from", _TEXT, "The subscriber's number."),
         Param("text", _TEXT, "What was written."),
     ),
 )
 async def take_inbound(request: AnyRequest, token: FromPath[str], door: TheDoor) -> AnyResponse:
     form = await _form(request, door, token)
-    sender = _field(form, "from")
     words = " ".join(form.get("text", "").casefold().strip(" \t\r\n.,!").split())
     if words in _STOP_WORDS:
-        await _opt_out(door, sender)
+        await _opt_out(door, form.get("from", ""))
     return _taken()
 
 
@@ -164,12 +152,12 @@ async def take_inbound(request: AnyRequest, token: FromPath[str], door: TheDoor)
     _operation(
         "takeOptOut",
         "Take a subscriber's wish to get no more texts",
-        Param("phoneNumber", _NUMBER, "The subscriber's number.", required=True),
+        Param("phoneNumber", _TEXT, "The subscriber's number."),
     ),
 )
 async def take_opt_out(request: AnyRequest, token: FromPath[str], door: TheDoor) -> AnyResponse:
     form = await _form(request, door, token)
-    await _opt_out(door, _field(form, "phoneNumber"))
+    await _opt_out(door, form.get("phoneNumber", ""))
     return _taken()
 
 

@@ -17,11 +17,10 @@ from savannah.application.revision import IfMatch
 from savannah.domain.errors import StaleVersion
 from savannah.entrypoints.http.door import JsonResponse
 from savannah.entrypoints.http.problems import DoorError
-from savannah.entrypoints.http.requests import AnyRequest
+from savannah.entrypoints.http.requests import AnyRequest, idempotency_key
 
 T = TypeVar("T")
 
-_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _ETAG: Final = re.compile(r'(W/)?"([^"]*)"')
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -61,16 +60,9 @@ def once(
     Raises:
         DoorError: 400 `invalid_idempotency_key`.
     """
-    key = request.headers.get("idempotency-key")
+    key = idempotency_key(request)
     if key is None:
         return None
-    if not _KEY.fullmatch(key):
-        raise DoorError(
-            400,
-            "invalid_idempotency_key",
-            "1 to 255 printable ASCII characters",
-            header="Idempotency-Key",
-        )
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     path = request.scope["path"].rstrip("/").lower()
     return Once(

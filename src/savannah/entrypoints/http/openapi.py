@@ -246,7 +246,7 @@ def describe(handlers: Mapping[str, Iterable[HTTPRouteHandler]]) -> Json:
             for path in sorted(handler.paths):
                 item = paths.setdefault(_public(prefix + path), {})
                 for method in sorted(handler.http_methods):
-                    item[method.lower()] = _operation(operation, _PATH_PART.findall(path))
+                    item[method.lower()] = _operation(operation, method, _PATH_PART.findall(path))
     structs = {
         struct
         for operation in operations
@@ -294,7 +294,7 @@ def _public(path: str) -> str:
     return f"{bare}/" if bare.startswith(f"{API_PREFIX}/") else bare
 
 
-def _operation(operation: Operation, path_names: Iterable[str]) -> Json:
+def _operation(operation: Operation, method: str, path_names: Iterable[str]) -> Json:
     found: Json = {
         "operationId": operation.id,
         "tags": [operation.tag],
@@ -315,7 +315,7 @@ def _operation(operation: Operation, path_names: Iterable[str]) -> Json:
     found["parameters"] = _parameters(operation, path_names)
     if operation.body is not None:
         kinds = ["application/json"]
-        if operation.merge:
+        if method == "PATCH":
             kinds.append("application/merge-patch+json")
         schema = {"$ref": _SCHEMAS.format(name=operation.body.__name__)}
         found["requestBody"] = {

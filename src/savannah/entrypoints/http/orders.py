@@ -356,7 +356,7 @@ def _amount(query: Query, name: str) -> int | None:
     if value is None:
         return None
     if not re.fullmatch(r"[0-9]{1,13}(\.[0-9]{1,2})?", value, re.ASCII):
-        raise BadQuery(name, "A decimal with at most two places, such as 999.99")
+        raise BadQuery(name, "Up to 13 digits and two decimals, such as 999.99")
     whole, _, fraction = value.partition(".")
     return int(whole) * 100 + int(fraction.ljust(2, "0"))
 

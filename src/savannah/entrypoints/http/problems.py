@@ -331,6 +331,7 @@ def refuse_framework(request: Request[Any, Any, Any], error: HTTPException) -> R
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return crash(request, error)
     code = _FRAMEWORK_CODES.get(status, "bad_request")
+    title, remedy = TITLES[code]
     headers: dict[str, str] = {}
     if isinstance(error, MethodNotAllowedException):
         allowed = (error.headers or {}).get("allow", "")
@@ -340,7 +341,7 @@ def refuse_framework(request: Request[Any, Any, Any], error: HTTPException) -> R
         document(
             status=status,
             code=code,
-            detail=TITLES[code][0],
+            detail=remedy if code == "body_too_large" else title,  # the limit stands in it
             instance=canonical_path(request.scope["path"]),
         ),
         headers,

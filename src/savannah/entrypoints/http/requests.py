@@ -49,8 +49,10 @@ CURRENCY_PARAM: Final = Param(
 CUSTOMER_PARAM: Final = Param("customer", UUID_SCHEMA, "The customer's id.")
 
 BODY_MAX: Final = 64 * 1024
+_PARAMETERS_MAX: Final = 100
 _JSON_TYPES: Final = frozenset({"application/json"})
-_MERGE_TYPES: Final = _JSON_TYPES | {"application/merge-patch+json"}
+_PATCH_TYPES: Final = _JSON_TYPES | {"application/merge-patch+json"}
+_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _INSTANT: Final = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+\- ]\d{2}:\d{2})", re.ASCII
@@ -113,17 +115,32 @@ async def _read_object(request: AnyRequest) -> dict[str, Any]:
             raise DoorError(400, "malformed_json", "A JSON object is expected")
         return {}
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in (_MERGE_TYPES if operation.merge else _JSON_TYPES):
+    if kind not in (_PATCH_TYPES if request.method == "PATCH" else _JSON_TYPES):
         raise DoorError(415, "unsupported_media_type", "Send Content-Type: application/json")
     try:
         found = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise DoorError(400, "malformed_json", "The body is not well-formed JSON") from None
+    if operation.idempotent:
+        idempotency_key(request)  # what is broken in the header counts before what the body says
     if not isinstance(found, dict):
         raise Invalid.one("", "wrong_type", "The body must be a JSON object")
     if not operation.merge and operation.body is not None:
         _check_shape(found, operation.body)
     return found
+
+
+def idempotency_key(request: AnyRequest) -> str | None:
+    """Raises: DoorError, 400 `invalid_idempotency_key`."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise DoorError(
+            400,
+            "invalid_idempotency_key",
+            "1 to 255 printable ASCII characters",
+            header="Idempotency-Key",
+        )
+    return key
 
 
 def require_texts(body: Mapping[str, Any], *names: str) -> None:
@@ -146,7 +163,7 @@ def _check_shape(found: Mapping[str, Any], shape: type[msgspec.Struct]) -> None:
         if name in read_only:
             problems.append(FieldProblem(name, "read_only_field", "This is set by the server"))
         elif name not in known:
-            problems.append(FieldProblem(_pointed(name), "unknown_field", "There is no such field"))
+            problems.append(FieldProblem.unknown(name))
         elif value is None and not known[name].nullable:
             problems.append(FieldProblem(name, "null_not_allowed", "This cannot be null"))
     problems += [
@@ -173,11 +190,6 @@ def _members(shape: type[msgspec.Struct]) -> Mapping[str, _Member]:
     return found
 
 
-def _pointed(name: str) -> str:
-    # RFC 6901 section 3, and short enough to echo.
-    return name[:64].replace("~", "~0").replace("/", "~1")
-
-
 async def read_query(
     request: AnyRequest, *, exists: Callable[[], Awaitable[object]] | None = None
 ) -> Query:
@@ -202,10 +214,12 @@ class Query:
         operation = operation_of(request)
         raw = request.scope["query_string"].decode("latin-1")
         self._values: dict[str, list[str]] = {}
+        if raw.count("&") >= _PARAMETERS_MAX:
+            raise BadQuery("", f"At most {_PARAMETERS_MAX} parameters; a list takes commas, too")
         try:
-            pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=100)
+            pairs = parse_qsl(raw, keep_blank_values=True, errors="strict")
         except ValueError:
-            raise BadQuery("", "The query string cannot be read") from None
+            raise BadQuery("", "The query string is not percent-encoded UTF-8") from None
         known = operation.query_names
         for name, value in pairs:
             if name not in known:
