@@ -45,6 +45,22 @@ async def test_an_order_is_kept_as_given(storage, make, keep):
         assert list((await uow.orders.get(full.id)).metadata) == ["b", "a"]
 
 
+async def test_a_copy_whose_metadata_is_changed_changes_nothing_stored(storage, make, keep):
+    jane = make.customer()
+    order = make.order(jane, metadata={"colour": "red"})
+    await keep(jane, order)
+    order.metadata["colour"] = "blue"
+    first = PageRequest(limit=1)
+    query = SearchQuery.parse("Laptop")
+    for _ in range(2):
+        async with storage(reading=True) as uow:
+            (listed,) = (await uow.orders.list(OrderFilter(), first)).items
+            (found,) = (await uow.orders.search(query, OrderFilter(), first)).items
+            for read in (await uow.orders.get(order.id), listed, found):
+                assert read.metadata == {"colour": "red"}
+                read.metadata["colour"] = "green"
+
+
 async def test_what_does_not_exist_is_not_found(storage, make):
     async with storage(reading=True) as uow:
         with pytest.raises(NotFound):
