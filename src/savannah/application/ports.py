@@ -655,10 +655,10 @@ class Storage(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sms:
-    """One text to one phone, as a gateway needs it."""
+    """One text to one phone, as a gateway needs it; `repr` shows neither."""
 
     id: NotificationId
-    to: str
+    to: str = field(repr=False)
     text: str = field(repr=False)
 
 

@@ -135,12 +135,15 @@ class Report(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryReport:
-    """A report as it came. `report` is None for a word we do not know: kept, changes nothing."""
+    """A report as it came. `report` is None for a word we do not know: kept, changes nothing.
+
+    `phone` is E.164, and not in the `repr`; `received_at` is aware.
+    """
 
     provider_id: str
     report: Report | None
     word: str
-    phone: str
+    phone: str = field(repr=False)
     network_code: str | None = None
     failure_reason: str | None = None
     received_at: datetime
@@ -431,7 +434,7 @@ class Notification:
 
     Attributes:
         to: the phone when it was queued; the one valid when it is sent replaces it.
-        text: what is sent; None once the customer was erased.
+        text: what is sent, and not in the `repr`; None once the customer was erased.
         due_at: not handed over before this; meaningful while it waits.
         outcome_code: the gateway's word for the last refusal, failure or unknown outcome.
         handed_at: when the current attempt began.
@@ -444,7 +447,7 @@ class Notification:
     dedupe_key: str
     to: PhoneNumber | None
     locale: Locale
-    text: str | None
+    text: str | None = field(repr=False)
     encoding: Encoding
     segments: int
     status: SmsStatus
