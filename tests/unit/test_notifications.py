@@ -420,6 +420,20 @@ async def test_an_adapter_that_raises_may_have_sent_the_text(open_desk, caplog):
     assert "the gateway adapter failed" in caplog.messages
 
 
+@pytest.mark.parametrize("answer", [None, True, "ok", SmsStatus.SENT])
+async def test_an_answer_that_is_no_outcome_may_have_sent_its_text_and_harms_no_other(
+    desk, caplog, answer
+):
+    desk.gateway.answer(answer, to="+254700000001")
+    odd = await desk.order(await desk.customer(phone_number="0700000001"))
+    fine = await desk.order(await desk.customer(phone_number="0700000002"))
+    await desk.notifications.dispatch_due()
+    message = await desk.message(odd)
+    assert (message.status, message.outcome_code) == (SmsStatus.UNKNOWN, "adapter_error")
+    assert (await desk.message(fine)).status is SmsStatus.SENT
+    assert f"send() must give an Outcome, not {type(answer).__name__}" in caplog.text
+
+
 # Trouble with the account or the sender
 
 
