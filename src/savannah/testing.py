@@ -301,7 +301,7 @@ def policies() -> SearchStrategy[Policy]:
 
 def quiet_hours() -> SearchStrategy[QuietHours]:
     """Quiet hours to the minute, over midnight or within one day."""
-    minute = st.times().map(lambda clock: clock.replace(second=0, microsecond=0))
+    minute = st.times().map(lambda clock: clock.replace(second=0, microsecond=0, fold=0))
     pairs = st.tuples(minute, minute).filter(lambda pair: pair[0] != pair[1])
     return pairs.map(lambda pair: QuietHours(*pair))
 

@@ -87,6 +87,12 @@ def test_the_business_decides_country_currency_and_language():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("region", ["ke", "Kenya", "K3", ""])
+def test_a_region_that_no_number_could_be_read_with_is_refused_by_name(region):
+    with pytest.raises(ValueError, match=r"^region: must be two capital letters"):
+        Business(region=region)
+
+
 def test_a_clock_of_ones_own_moves_quiet_hours_and_retries():
     async def main():
         clock, gateway = ManualClock(), MemoryGateway()  # midnight UTC is three in Nairobi

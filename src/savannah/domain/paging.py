@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
+from savannah.domain.errors import BadQuery
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -49,6 +51,8 @@ class PageRequest:
     """Which page: `limit` rows (1 to 100) after or before a position, or the first ones.
 
     `count=False` leaves the count out. `ordering` is ignored by searches, which sort by rank.
+
+    Raises: BadQuery, when `limit` is out of its bounds.
     """
 
     limit: int = LIMIT_DEFAULT
@@ -56,6 +60,10 @@ class PageRequest:
     before: Position | None = None
     ordering: Ordering = NEWEST_FIRST
     count: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= LIMIT_MAX:
+            raise BadQuery("limit", f"Use 1 to {LIMIT_MAX}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
