@@ -6,7 +6,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -53,6 +53,7 @@ from savannah.testing import (
     outcomes,
     policies,
     quiet_hours,
+    texts,
     waits,
     zones,
 )
@@ -276,6 +277,42 @@ def test_a_setting_that_makes_no_sense_is_named_when_the_policy_is_made(field, v
 def test_a_value_that_makes_no_sense_is_refused_by_name(make, field):
     with pytest.raises(ValueError, match=f"^{field}: must "):
         make()
+
+
+# What is drawn
+
+
+def drawn(strategy, *, times):
+    """What a strategy gives, the same every time."""
+    found = []
+
+    @settings(
+        max_examples=times,
+        phases=[Phase.generate],
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def keep(value):
+        found.append(value)
+
+    keep()
+    return found
+
+
+def test_messages_are_drawn_in_every_state_and_number_of_parts():
+    messages = drawn(notifications(), times=1500)
+    assert {message.status for message in messages} == set(SmsStatus)
+    fresh = {(each.encoding, each.segments) for each in messages if each.attempts == 0}
+    assert {(Encoding.GSM7, parts) for parts in (1, 2, 3)} <= fresh
+    assert {(Encoding.UCS2, parts) for parts in (2, 3)} <= fresh
+
+
+def test_texts_are_drawn_up_to_their_limit():
+    lengths = {len(value) for value in drawn(texts(most=255), times=500)}
+    assert {1, 255} <= lengths
+    assert max(lengths) == 255
 
 
 # Quiet hours
