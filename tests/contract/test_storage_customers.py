@@ -9,7 +9,7 @@ import pytest
 
 from savannah.application.ports import CustomerFilter
 from savannah.domain.customer import Reachability
-from savannah.domain.errors import CodeTaken, EmailTaken, NotFound
+from savannah.domain.errors import BadQuery, CodeTaken, EmailTaken, NotFound
 from savannah.domain.order import Status
 from savannah.domain.paging import Ordering, PageRequest
 from savannah.domain.phone import PhoneNumber
@@ -57,6 +57,14 @@ async def test_a_customer_is_kept_as_given(storage, make, keep):
         assert await uow.customers.get(full.id) == full
         assert list((await uow.customers.get(full.id)).metadata) == ["z", "a", "ü"]
         assert await uow.customers.get(gone.id) == gone
+
+
+async def test_an_ordering_that_there_is_none_of_is_refused_by_name(storage):
+    page = PageRequest(ordering=Ordering("email"))
+    async with storage(reading=True) as uow:
+        with pytest.raises(BadQuery, match="created_at, updated_at, name") as refused:
+            await uow.customers.list(CustomerFilter(), page)
+    assert refused.value.parameter == "ordering"
 
 
 async def test_a_copy_whose_metadata_is_changed_changes_nothing_stored(storage, make, keep):

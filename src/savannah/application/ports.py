@@ -95,7 +95,7 @@ class OrderFilter:
 
 
 class Customers(Protocol):
-    """The customers of the business. Orderings: created_at, updated_at, name."""
+    """The customers of the business. Orderings: created_at, updated_at, name; else BadQuery."""
 
     @abstractmethod
     async def get(self, customer_id: CustomerId, *, lock: Lock | None = None) -> Customer:
@@ -131,7 +131,7 @@ class Orders(Protocol):
     """The orders; deleted ones count as missing. Every order read carries its `sms` picture.
 
     Orderings: created_at, updated_at, status_changed_at, total_amount (hundredths),
-    order_number.
+    order_number; else BadQuery.
     """
 
     @abstractmethod

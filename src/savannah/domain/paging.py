@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, TypeVar
@@ -38,6 +38,12 @@ class Ordering:
     @classmethod
     def parse(cls, typed: str) -> Ordering:
         return cls(typed.removeprefix("-"), descending=typed.startswith("-"))
+
+    def among(self, orderings: Mapping[str, T]) -> T:
+        """What stands under this name. Raises: BadQuery, with the names that there are."""
+        if self.name not in orderings:
+            raise BadQuery("ordering", f"Use one of {', '.join(orderings)}, each also with a minus")
+        return orderings[self.name]
 
     def __str__(self) -> str:
         return f"-{self.name}" if self.descending else self.name

@@ -69,7 +69,7 @@ class MemoryCustomers(Customers):
         self._tables.customers.put(customer.id, detached(customer))
 
     async def list(self, where: CustomerFilter, page: PageRequest) -> Page[Customer]:
-        value = _ORDERINGS[page.ordering.name]
+        value = page.ordering.among(_ORDERINGS)
         return page_of(
             self._matching(where),
             page,

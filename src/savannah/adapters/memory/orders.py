@@ -47,7 +47,7 @@ class MemoryOrders(Orders):
         self._tables.orders.put(order.id, detached(replace(order, sms=None)))
 
     async def list(self, where: OrderFilter, page: PageRequest) -> Page[Order]:
-        value = _ORDERINGS[page.ordering.name]
+        value = page.ordering.among(_ORDERINGS)
         found = page_of(
             self._matching(where),
             page,
