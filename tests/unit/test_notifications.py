@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -322,6 +323,18 @@ async def test_a_spent_budget_holds_texts_until_there_is_a_new_one(open_desk, bu
     desk.clock.set(until)
     await desk.notifications.dispatch_due()
     assert (await desk.message(order)).status is SmsStatus.SENT
+
+
+async def test_a_day_whose_first_hour_comes_twice_has_one_budget(open_desk):
+    havana = ZoneInfo("America/Havana")  # back from 01:00 to 00:00 at 05:00 UTC
+    desk = open_desk(now=datetime(2026, 11, 1, 4, 30, tzinfo=UTC), budget_daily=1, zone=havana)
+    jane = await desk.customer()
+    await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    desk.clock.advance(HOUR)
+    order = await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    assert (await desk.message(order)).defer_reason is DeferReason.BUDGET
 
 
 async def test_a_spent_budget_may_skip_texts_instead(open_desk):

@@ -292,7 +292,8 @@ class Notifications:
         if not self._policy.has_budget:
             return 0, 0
         local = now.astimezone(self._policy.zone)
-        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
+        # Where the clock shows the first hour twice, the day begins with the earlier one.
+        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
         spent = uow.notifications.spent
         return (
             await spent(currency=self._currency, since=midnight.astimezone(now.tzinfo)),
