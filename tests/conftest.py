@@ -30,6 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run what goes through a real PgBouncer, and nothing else of the storage suites",
     )
+    parser.addoption(
+        "--storage",
+        metavar="FILE:NAME",
+        help="run the storage suites on another adapter alone: NAME() of FILE is an async context "
+        "manager that gives an empty storage",
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

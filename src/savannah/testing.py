@@ -36,6 +36,7 @@ from savannah.domain.notification import (
     RefusalKind,
     RefusedSms,
     Report,
+    SmsStatus,
     UnknownOutcome,
 )
 from savannah.domain.order import (
@@ -85,11 +86,20 @@ def zones() -> SearchStrategy[ZoneInfo]:
 
 
 def texts(*, most: int, least: int = 1, multiline: bool = False) -> SearchStrategy[str]:
-    """Text as it is stored: NFC, no outer blanks, `least` to `most` code points."""
+    """Text as it is stored: NFC, no outer blanks, `least` to `most` code points.
+
+    Short ones, and some that come near `most`.
+    """
     kept = "\n\t" if multiline else ""
     characters = st.characters(exclude_categories=("Cc", "Cs"), include_characters=kept)
-    typed = st.text(characters, min_size=least, max_size=min(most, 16))
-    cleaned = typed.map(lambda raw: text.clean(raw, most=200, least=0, multiline=multiline))
+    short = st.text(characters, min_size=least, max_size=min(most, 16))
+    plain = st.text(string.ascii_letters, min_size=1, max_size=16)  # stays seven bits a letter
+    word = st.one_of(st.text(characters, min_size=1, max_size=16), plain)
+    long = st.builds(lambda word, times: (word * times)[:most], word, st.integers(2, most))
+    widest = 3 * max(most, 16)  # NFC writes a character in at most three
+    cleaned = st.one_of(short, short, long).map(
+        lambda raw: text.clean(raw, most=widest, least=0, multiline=multiline)
+    )
     return cleaned.filter(lambda clean: least <= len(clean) <= most)
 
 
@@ -293,7 +303,7 @@ def policies() -> SearchStrategy[Policy]:
         budget_monthly=budget,
         budget_action=st.sampled_from(BudgetAction),
         max_segments=st.integers(1, 3),
-        max_attempts=st.integers(1, 6),
+        max_attempts=st.sampled_from([1, 2, 3, 6]),
         resend_unknown=st.booleans(),
         zone=zones(),
     )
@@ -301,7 +311,7 @@ def policies() -> SearchStrategy[Policy]:
 
 def quiet_hours() -> SearchStrategy[QuietHours]:
     """Quiet hours to the minute, over midnight or within one day."""
-    minute = st.times().map(lambda clock: clock.replace(second=0, microsecond=0))
+    minute = st.times().map(lambda clock: clock.replace(second=0, microsecond=0, fold=0))
     pairs = st.tuples(minute, minute).filter(lambda pair: pair[0] != pair[1])
     return pairs.map(lambda pair: QuietHours(*pair))
 
@@ -403,7 +413,10 @@ def notifications(*, order: Order | None = None, **overrides: Any) -> SearchStra
         policy=policies(),
         silent=seldom(),
         newest=st.booleans(),
-        life=st.lists(st.tuples(waits(), outcomes() | delivery_reports()), max_size=5),
+        life=st.lists(
+            st.tuples(waits(), st.one_of(outcomes(), outcomes(), delivery_reports(), st.none())),
+            max_size=5,
+        ),
         overrides=st.fixed_dictionaries(_strategies(overrides)),
     )
 
@@ -416,7 +429,7 @@ def _lived(
     policy: Policy,
     silent: bool,
     newest: bool,
-    life: Sequence[tuple[timedelta, Outcome | DeliveryReport]],
+    life: Sequence[tuple[timedelta, Outcome | DeliveryReport | None]],
     overrides: dict[str, Any],
 ) -> Notification:
     now = order.updated_at
@@ -433,7 +446,9 @@ def _lived(
         now += wait
         if isinstance(step, DeliveryReport):
             message = message.reported(replace(step, received_at=now))
-        elif message.status in WAITING and message.to is not None:
-            started = message.started(to=message.to, at=now)
-            message = started.settled(step, policy=policy, jitter=0.5, at=now)
+            continue
+        if message.status in WAITING and message.to is not None:
+            message = message.started(to=message.to, at=now)
+        if message.status is SmsStatus.SENDING and step is not None:  # None: no answer yet
+            message = message.settled(step, policy=policy, jitter=0.5, at=now)
     return replace(message, **overrides)

@@ -120,6 +120,35 @@ def test_the_rule_of_the_page_holds_once_its_patches_are_applied(tmp_path: Path)
     assert done.returncode == 0, done.stdout
 
 
+def test_the_storage_of_the_page_is_put_through_the_suites_by_its_command(tmp_path: Path) -> None:
+    page = (ROOT / "docs/how-to/embed.md").read_text()
+    blocks = BLOCK.findall(page)
+    (adapter,) = [code for language, code in blocks if "def opened" in code]
+    (command,) = [code for language, code in blocks if language == "bash"]
+    words = shlex.split(command)
+    assert words[:6] == ["uv", "run", "--group", "test", "pytest", "--storage"]
+    file, _, name = words[6].rpartition(":")
+
+    def run(code: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / file).write_text(code)
+        given = ("--storage", f"{tmp_path / file}:{name}", "--exitfirst")
+        suites = [str(path) for pattern in words[7:] for path in ROOT.glob(pattern)]
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", *given, *suites],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    done = run(adapter)
+    assert done.returncode == 0, done.stdout
+    broken = run(adapter.replace("reading=reading)", "reading=True)"))
+    assert broken.returncode == 1, broken.stdout
+    assert "reading only" in broken.stdout
+
+
 def test_the_ten_lines_of_the_readme_text_jane(tmp_path: Path) -> None:
     code = next(
         code

@@ -1,13 +1,15 @@
 """What the contract suites share: every adapter behind one fixture, rows to store, page walks.
 
 A suite is written once from the port's words and runs against each adapter. To add one to
-`storage`, write a fixture `open_<name>` and put `<name>` among the parameters.
+`storage`, write a fixture `open_<name>` and put `<name>` among the parameters; one that lives
+elsewhere is named with `--storage`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import runpy
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -173,12 +175,21 @@ def open_postgres_without_trigrams(request: pytest.FixtureRequest) -> Opener:
     return opened
 
 
+@pytest.fixture
+def open_given(request: pytest.FixtureRequest) -> Opener:
+    file, _, name = request.config.getoption("--storage").rpartition(":")
+    opener: Opener = runpy.run_path(file)[name]
+    return opener
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each suite runs on every storage; in the pooler's session only through that."""
+    """Each suite runs on every storage, unless the command line names one alone."""
     if "storage" in metafunc.fixturenames:
         pooled = metafunc.config.getoption("--pooler")
-        names = ["pgbouncer"] if pooled else ["memory", "sqlite", "postgres"]
-        if not pooled and metafunc.module.__name__.endswith("test_storage_search"):
+        given = metafunc.config.getoption("--storage")
+        alone = ["given"] if given else ["pgbouncer"] if pooled else []
+        names = alone or ["memory", "sqlite", "postgres"]
+        if not alone and metafunc.module.__name__.endswith("test_storage_search"):
             names.append("postgres_without_trigrams")
         metafunc.parametrize("storage", names, indirect=True)
 

@@ -22,6 +22,19 @@ from savannah.domain.sms_text import SmsEvent
 # --- storage -------------------------------------------------------------------------------------
 
 
+async def test_a_second_event_loop_that_runs_beside_the_first_is_refused():
+    storage = MemoryStorage()
+
+    async def use():
+        async with storage(reading=True):
+            pass
+
+    await use()
+    with pytest.raises(RuntimeError, match="another event loop"):
+        await asyncio.to_thread(asyncio.run, use())
+    await use()
+
+
 async def test_a_reading_unit_of_work_cannot_write(make):
     storage = MemoryStorage()
     async with storage(reading=True) as uow:
@@ -65,14 +78,14 @@ async def test_a_dedupe_key_that_came_twice_is_worth_a_repeat(make):
             await uow.notifications.add(replace(message, id=make.id()))
 
 
-async def test_rows_are_shared_not_copied(make):
+async def test_rows_that_nobody_can_change_are_shared_not_copied(make):
     storage = MemoryStorage()
-    jane = make.customer()
+    message = make.message(make.order(make.customer()))
     async with storage() as uow:
-        await uow.customers.add(jane)
+        await uow.notifications.add(message)
         await uow.commit()
     async with storage(reading=True) as uow:
-        assert await uow.customers.get(jane.id) is jane
+        assert await uow.notifications.get(message.id) is message
 
 
 def test_storage_survives_its_event_loop(make):

@@ -9,10 +9,11 @@ import pytest
 
 from savannah.application.ports import CustomerFilter
 from savannah.domain.customer import Reachability
-from savannah.domain.errors import CodeTaken, EmailTaken, NotFound
+from savannah.domain.errors import BadQuery, CodeTaken, EmailTaken, NotFound
 from savannah.domain.order import Status
 from savannah.domain.paging import Ordering, PageRequest
 from savannah.domain.phone import PhoneNumber
+from savannah.domain.search import SearchQuery
 from savannah.domain.sms_text import Locale
 
 EVERYBODY = CustomerFilter(archived=None)
@@ -56,6 +57,30 @@ async def test_a_customer_is_kept_as_given(storage, make, keep):
         assert await uow.customers.get(full.id) == full
         assert list((await uow.customers.get(full.id)).metadata) == ["z", "a", "ü"]
         assert await uow.customers.get(gone.id) == gone
+
+
+async def test_an_ordering_that_there_is_none_of_is_refused_by_name(storage):
+    page = PageRequest(ordering=Ordering("email"))
+    async with storage(reading=True) as uow:
+        with pytest.raises(BadQuery, match="created_at, updated_at, name") as refused:
+            await uow.customers.list(CustomerFilter(), page)
+    assert refused.value.parameter == "ordering"
+
+
+async def test_a_copy_whose_metadata_is_changed_changes_nothing_stored(storage, make, keep):
+    jane = make.customer(name="Jane", metadata={"tier": "gold"})
+    await keep(jane)
+    jane.metadata["tier"] = "none"
+    first = PageRequest(limit=1)
+    query = SearchQuery.parse("Jane")
+    for _ in range(2):
+        async with storage(reading=True) as uow:
+            (listed,) = (await uow.customers.list(CustomerFilter(), first)).items
+            (found,) = (await uow.customers.search(query, CustomerFilter(), first)).items
+            many = (await uow.customers.get_many([jane.id]))[jane.id]
+            for read in (await uow.customers.get(jane.id), many, listed, found):
+                assert read.metadata == {"tier": "gold"}
+                read.metadata["tier"] = "silver"
 
 
 async def test_what_does_not_exist_is_not_found(storage, make, keep):

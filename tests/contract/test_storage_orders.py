@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from savannah.application.ports import OrderFilter
-from savannah.domain.errors import NotFound, OrderNumberTaken
+from savannah.domain.errors import BadQuery, NotFound, OrderNumberTaken
 from savannah.domain.money import AMOUNT_MAX_MINOR, TOTAL_MAX_MINOR, Money
 from savannah.domain.notification import SmsStatus
 from savannah.domain.order import Cancellation, CancelReason, SmsSummary, Status
@@ -43,6 +43,30 @@ async def test_an_order_is_kept_as_given(storage, make, keep):
         assert await uow.orders.get(plain.id) == plain
         assert await uow.orders.get(full.id) == full
         assert list((await uow.orders.get(full.id)).metadata) == ["b", "a"]
+
+
+async def test_a_copy_whose_metadata_is_changed_changes_nothing_stored(storage, make, keep):
+    jane = make.customer()
+    order = make.order(jane, metadata={"colour": "red"})
+    await keep(jane, order)
+    order.metadata["colour"] = "blue"
+    first = PageRequest(limit=1)
+    query = SearchQuery.parse("Laptop")
+    for _ in range(2):
+        async with storage(reading=True) as uow:
+            (listed,) = (await uow.orders.list(OrderFilter(), first)).items
+            (found,) = (await uow.orders.search(query, OrderFilter(), first)).items
+            for read in (await uow.orders.get(order.id), listed, found):
+                assert read.metadata == {"colour": "red"}
+                read.metadata["colour"] = "green"
+
+
+async def test_an_ordering_that_there_is_none_of_is_refused_by_name(storage):
+    page = PageRequest(ordering=Ordering("colour"))
+    async with storage(reading=True) as uow:
+        with pytest.raises(BadQuery, match="created_at, updated_at, status_changed_at") as refused:
+            await uow.orders.list(OrderFilter(), page)
+    assert refused.value.parameter == "ordering"
 
 
 async def test_what_does_not_exist_is_not_found(storage, make):

@@ -301,3 +301,10 @@ def test_nobody_is_left_to_edit_or_restore_once_a_customer_was_erased(customer):
 def test_what_reports_teach_is_no_revision(customer, learnt):
     assert replace(customer.reached(learnt), reachability=customer.reachability) == customer
     assert customer.reached(learnt).reachability is learnt
+
+
+@given(customers(), metadata())
+def test_customers_go_into_sets(customer, pairs):
+    assert {customer, replace(customer)} == {customer}
+    other = replace(customer, metadata=pairs)
+    assert len({customer, other}) == 1 + (pairs != customer.metadata)

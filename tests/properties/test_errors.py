@@ -1,8 +1,11 @@
 """Every refusal: its code, what it hands over for recovery, and its place in the drawn tree."""
 
+import copy
 import inspect
 import re
+import traceback
 from datetime import timedelta
+from pickle import dumps, loads
 
 import pytest
 from hypothesis import given
@@ -124,6 +127,23 @@ def test_no_refusal_speaks_of_http():
     for refusal, *_ in LEAVES:
         assert not hasattr(refusal, "status")
         assert "HTTP" not in refusal.detail
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda it: loads(dumps(it))])
+@pytest.mark.parametrize(
+    "refusal", [*(each for each, *_ in LEAVES), Refused("blank", "x")], ids=str
+)
+def test_a_refusal_is_the_same_after_a_copy_or_in_another_process(refusal, again):
+    """A pool of processes hands over what was raised in pickled form."""
+    other = again(refusal)
+    assert (type(other), other.args, vars(other)) == (type(refusal), refusal.args, vars(refusal))
+
+
+def test_a_traceback_names_the_broken_fields_and_the_parameter():
+    invalid = Invalid([FieldProblem("name", "blank", "x"), FieldProblem("", "wrong_type", "y")])
+    told = traceback.format_exception_only(invalid)
+    assert [line.strip() for line in told[1:]] == ["name: blank: x", "all: wrong_type: y"]
+    assert "parameter: limit" in "".join(traceback.format_exception_only(BadQuery("limit", "x")))
 
 
 def test_what_was_not_found_is_named_by_kind_only():

@@ -203,3 +203,12 @@ def test_other_currencies_are_refused(value, code):
     with pytest.raises(Refused) as refused:
         money.currency(value, allowed=DEFAULT_CURRENCIES)
     assert refused.value.code == code
+
+
+@given(prices(), st.floats(0, 10) | st.decimals(0, 10) | st.booleans())
+def test_no_fraction_comes_into_an_amount(price, factor):
+    with pytest.raises(TypeError, match=r"^minor: must be int"):
+        Money(factor, "KES")
+    if not isinstance(factor, bool):
+        with pytest.raises(TypeError, match=r"^minor: must be int"):
+            price * factor

@@ -6,7 +6,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -53,6 +53,7 @@ from savannah.testing import (
     outcomes,
     policies,
     quiet_hours,
+    texts,
     waits,
     zones,
 )
@@ -239,7 +240,99 @@ def test_quiet_hours_are_the_recipients_or_else_the_business_s_own(phone, zone):
         assert decide(created, policy).action is Action.SEND
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("quiet_hours", "21:00-07:00", TypeError),
+        ("phone_limit", "20/h", TypeError),
+        ("budget_daily", "100", TypeError),
+        ("budget_monthly", 1.5, TypeError),
+        ("budget_action", "skip", TypeError),
+        ("max_segments", None, TypeError),
+        ("retry_base", 15, TypeError),
+        ("zone", "Africa/Nairobi", TypeError),
+        ("budget_daily", -1, ValueError),
+        ("max_segments", 0, ValueError),
+        ("max_attempts", 0, ValueError),
+        ("retry_base", timedelta(seconds=-1), ValueError),
+        ("pause", timedelta(seconds=-1), ValueError),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named_when_the_policy_is_made(field, value, error):
+    with pytest.raises(error, match=f"^{field}: must be "):
+        Policy(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: Rate(0, timedelta(hours=1)), "count"),
+        (lambda: Rate(1, timedelta(0)), "window"),
+        (lambda: QuietHours(time(7), time(7)), "start, end"),
+        (lambda: QuietHours(time(21, tzinfo=UTC), time(7)), "start, end"),
+        (lambda: QuietHours(time(21), time(7, tzinfo=UTC)), "start, end"),
+        (lambda: report("delivered", at=NOW.replace(tzinfo=None)), "received_at"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_name(make, field):
+    with pytest.raises(ValueError, match=f"^{field}: must "):
+        make()
+
+
+# What is drawn
+
+
+def drawn_until(strategy, told, wanted):
+    """Draw until all of `wanted` was seen; what was still missing after many."""
+    missing = set(wanted)
+
+    @settings(
+        max_examples=1000,
+        phases=[Phase.generate],
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def look(value):
+        missing.discard(told(value))
+
+    for _ in range(8):
+        if missing:
+            look()
+    return missing
+
+
+def test_messages_are_drawn_in_every_state():
+    assert not drawn_until(notifications(), lambda message: message.status, SmsStatus)
+
+
+def test_messages_are_drawn_in_every_number_of_parts():
+    parts = {(Encoding.GSM7, 1), (Encoding.GSM7, 2), (Encoding.GSM7, 3)}
+    parts |= {(Encoding.UCS2, 2), (Encoding.UCS2, 3)}  # no text of ours fits into 70 units
+    fresh = notifications().filter(lambda message: message.attempts == 0)
+    assert not drawn_until(fresh, lambda message: (message.encoding, message.segments), parts)
+
+
+def test_texts_are_drawn_up_to_their_limit():
+    assert not drawn_until(texts(most=255), len, {1, 255})
+
+
 # Quiet hours
+
+
+def test_quiet_hours_end_the_first_time_where_the_clock_shows_the_end_twice():
+    zone = ZoneInfo("Australia/Lord_Howe")  # back from 02:00 to 01:30 at 15:00 UTC on 1 April 2023
+    quarter_to = datetime(2023, 4, 1, 14, 45, tzinfo=UTC)
+    for end in (time(1, 46), time(1, 46, fold=1)):
+        until = QuietHours(time(0), end).ends_after(quarter_to, zone)
+        assert until == quarter_to + timedelta(minutes=1)
+
+
+@given(quiet_hours())
+def test_drawn_quiet_hours_are_what_can_be_written(quiet):
+    again = QuietHours.parse(f"{quiet.start:%H:%M}-{quiet.end:%H:%M}")
+    assert again == quiet
+    assert (quiet.start.fold, quiet.end.fold) == (0, 0)
 
 
 @given(quiet_hours(), moments())

@@ -561,3 +561,10 @@ def test_a_remark_has_the_limits_of_notes():
     for broken in ("x" * 2001, "\x00", 5):
         with pytest.raises(Refused):
             note(broken)
+
+
+@given(orders(), metadata())
+def test_orders_go_into_sets(order, pairs):
+    assert {order, replace(order)} == {order}
+    other = replace(order, metadata=pairs)
+    assert len({order, other}) == 1 + (pairs != order.metadata)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from savannah.domain.errors import BadQuery
 from savannah.domain.paging import COUNT_EXACT_TO, Ordering, Page, PageRequest, Position
 
 rows = st.lists(st.integers(0, 9), max_size=30).map(
@@ -105,3 +106,10 @@ def test_an_ordering_reads_back_as_it_is_written(typed):
 def test_lists_begin_with_the_newest_by_default():
     assert str(PageRequest().ordering) == "-created_at"
     assert PageRequest().limit == 25
+
+
+@pytest.mark.parametrize("limit", [-1, 0, 101])
+def test_a_page_of_no_rows_or_too_many_is_refused_by_name(limit):
+    with pytest.raises(BadQuery) as refused:
+        PageRequest(limit=limit)
+    assert refused.value.parameter == "limit"

@@ -1,9 +1,11 @@
 """How typed phone numbers are read, masked and searched."""
 
+import copy
 import re
 import subprocess
 import sys
 import unicodedata
+from pickle import dumps, loads
 from zoneinfo import ZoneInfo
 
 import phonenumbers
@@ -319,3 +321,9 @@ def test_a_desk_that_meets_only_kenyan_numbers_never_loads_the_number_plans_of_t
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert ran.stdout == "False\n"
+
+
+def test_a_refusal_is_the_same_after_a_copy_or_in_another_process():
+    refused = PhoneRefused(PhoneRefusal.NOT_MOBILE, "Not a mobile number")
+    for again in (copy.copy(refused), copy.deepcopy(refused), loads(dumps(refused))):
+        assert (again.refusal, str(again)) == (PhoneRefusal.NOT_MOBILE, "Not a mobile number")

@@ -8,6 +8,7 @@ import pytest
 from savannah import (
     Business,
     Caller,
+    DeliveryReport,
     Locale,
     ManualClock,
     MemoryGateway,
@@ -16,6 +17,7 @@ from savannah import (
     QuietHours,
     RefusalKind,
     RefusedSms,
+    Report,
     SmsStatus,
     Status,
     in_memory,
@@ -85,6 +87,12 @@ def test_the_business_decides_country_currency_and_language():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("region", ["ke", "Kenya", "K3", ""])
+def test_a_region_that_no_number_could_be_read_with_is_refused_by_name(region):
+    with pytest.raises(ValueError, match=r"^region: must be two capital letters"):
+        Business(region=region)
+
+
 def test_a_clock_of_ones_own_moves_quiet_hours_and_retries():
     async def main():
         clock, gateway = ManualClock(), MemoryGateway()  # midnight UTC is three in Nairobi
@@ -108,6 +116,30 @@ def test_a_clock_of_ones_own_moves_quiet_hours_and_retries():
         clock.advance(timedelta(minutes=1))
         assert await app.notifications.dispatch_due() == 1
         assert [sms.to for sms in gateway.sent] == ["+254700123456"] * 2
+
+    asyncio.run(main())
+
+
+def test_what_is_printed_of_a_message_shows_neither_phone_nor_text():
+    async def main():
+        gateway = MemoryGateway()
+        app = in_memory(gateway=gateway)
+        jane = await app.customers.create(name="Jane", phone_number="0700123456", by=TILL)
+        order = await app.orders.create(customer=jane.id, item="Lamp", amount=10, by=TILL)
+        await app.notifications.dispatch_due()
+        (sms,) = gateway.sent
+        message = await app.notifications.get(order.sms.notification, by=TILL)
+        report = DeliveryReport(
+            provider_id=message.provider_id,
+            report=Report.DELIVERED,
+            word="Success",
+            phone=sms.to,
+            received_at=message.sent_at,
+        )
+        printed = repr([jane, order, sms, message, report])
+        assert "700123456" not in printed
+        assert "thank you" in sms.text
+        assert "thank you" not in printed
 
     asyncio.run(main())
 

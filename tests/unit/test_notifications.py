@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -324,6 +325,18 @@ async def test_a_spent_budget_holds_texts_until_there_is_a_new_one(open_desk, bu
     assert (await desk.message(order)).status is SmsStatus.SENT
 
 
+async def test_a_day_whose_first_hour_comes_twice_has_one_budget(open_desk):
+    havana = ZoneInfo("America/Havana")  # back from 01:00 to 00:00 at 05:00 UTC
+    desk = open_desk(now=datetime(2026, 11, 1, 4, 30, tzinfo=UTC), budget_daily=1, zone=havana)
+    jane = await desk.customer()
+    await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    desk.clock.advance(HOUR)
+    order = await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    assert (await desk.message(order)).defer_reason is DeferReason.BUDGET
+
+
 async def test_a_spent_budget_may_skip_texts_instead(open_desk):
     desk = open_desk(budget_daily=0, budget_action=BudgetAction.SKIP)
     order = await desk.order()
@@ -418,6 +431,20 @@ async def test_an_adapter_that_raises_may_have_sent_the_text(open_desk, caplog):
     _, message = await sent_order(desk)
     assert (message.status, message.outcome_code) == (SmsStatus.UNKNOWN, "adapter_error")
     assert "the gateway adapter failed" in caplog.messages
+
+
+@pytest.mark.parametrize("answer", [None, True, "ok", SmsStatus.SENT])
+async def test_an_answer_that_is_no_outcome_may_have_sent_its_text_and_harms_no_other(
+    desk, caplog, answer
+):
+    desk.gateway.answer(answer, to="+254700000001")
+    odd = await desk.order(await desk.customer(phone_number="0700000001"))
+    fine = await desk.order(await desk.customer(phone_number="0700000002"))
+    await desk.notifications.dispatch_due()
+    message = await desk.message(odd)
+    assert (message.status, message.outcome_code) == (SmsStatus.UNKNOWN, "adapter_error")
+    assert (await desk.message(fine)).status is SmsStatus.SENT
+    assert f"send() must give an Outcome, not {type(answer).__name__}" in caplog.text
 
 
 # Trouble with the account or the sender

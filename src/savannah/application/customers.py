@@ -122,7 +122,7 @@ class Customers:
             return await uow.customers.get_many(ids)
 
     async def list(self, where: CustomerFilter, page: PageRequest, *, by: Caller) -> Page[Customer]:
-        """A page of customers. Raises: InsufficientScope."""
+        """A page of customers. Raises: InsufficientScope, BadQuery for an unknown ordering."""
         by.require(Scope.CUSTOMERS_READ)
         async with self._storage(reading="each") as uow:
             return await uow.customers.list(where, page)

@@ -292,7 +292,8 @@ class Notifications:
         if not self._policy.has_budget:
             return 0, 0
         local = now.astimezone(self._policy.zone)
-        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
+        # Where the clock shows the first hour twice, the day begins with the earlier one.
+        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
         spent = uow.notifications.spent
         return (
             await spent(currency=self._currency, since=midnight.astimezone(now.tzinfo)),
@@ -307,11 +308,13 @@ class Notifications:
         trace.carry_on(message.request_id, message.traceparent, message.tracestate)
         async with self._slots:
             try:
-                return await self._gateway.send(
-                    Sms(id=message.id, to=message.to.e164, text=message.text)
+                return _outcome(
+                    await self._gateway.send(
+                        Sms(id=message.id, to=message.to.e164, text=message.text)
+                    )
                 )
             except Exception:
-                # A gateway adapter answers with values; one that raises may have sent it.
+                # A gateway adapter answers with values; one that does not may have sent it.
                 log.exception("the gateway adapter failed", extra={"notification": message.id})
                 return UnknownOutcome(cause="adapter_error")
 
@@ -633,6 +636,13 @@ class Notifications:
                 request_id=by.request_id,
             )
         )
+
+
+def _outcome(answer: Outcome) -> Outcome:
+    """What an adapter answered; anything else would spoil what is kept together with it."""
+    if not isinstance(answer, Outcome):
+        raise TypeError(f"send() must give an Outcome, not {type(answer).__name__}")
+    return answer
 
 
 def _cause_of(message: Notification) -> dict[str, object]:

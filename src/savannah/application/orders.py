@@ -157,7 +157,7 @@ class Orders:
             return await uow.orders.get(order_id)
 
     async def list(self, where: OrderFilter, page: PageRequest, *, by: Caller) -> Page[Order]:
-        """A page of orders. Raises: InsufficientScope."""
+        """A page of orders. Raises: InsufficientScope, BadQuery for an unknown ordering."""
         by.require(Scope.ORDERS_READ)
         async with self._storage(reading="each") as uow:
             return await uow.orders.list(where, page)

@@ -95,7 +95,7 @@ class OrderFilter:
 
 
 class Customers(Protocol):
-    """The customers of the business. Orderings: created_at, updated_at, name."""
+    """The customers of the business. Orderings: created_at, updated_at, name; else BadQuery."""
 
     @abstractmethod
     async def get(self, customer_id: CustomerId, *, lock: Lock | None = None) -> Customer:
@@ -131,7 +131,7 @@ class Orders(Protocol):
     """The orders; deleted ones count as missing. Every order read carries its `sms` picture.
 
     Orderings: created_at, updated_at, status_changed_at, total_amount (hundredths),
-    order_number.
+    order_number; else BadQuery.
     """
 
     @abstractmethod
@@ -655,10 +655,10 @@ class Storage(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sms:
-    """One text to one phone, as a gateway needs it."""
+    """One text to one phone, as a gateway needs it; `repr` shows neither."""
 
     id: NotificationId
-    to: str
+    to: str = field(repr=False)
     text: str = field(repr=False)
 
 

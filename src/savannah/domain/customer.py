@@ -53,7 +53,7 @@ class Customer:
     sms_opt_out: bool
     reachability: Reachability = Reachability.UNKNOWN
     notes: str | None = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None = None

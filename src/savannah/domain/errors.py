@@ -44,6 +44,15 @@ class SavannahError(Exception):
         super().__init__(detail)
         self.detail = detail
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Else copies and pickles would call `__init__` with the text alone, and most take more.
+        return _revived, (type(self), self.args), self.__dict__
+
+
+def _revived(kind: type[BaseException], args: tuple[object, ...]) -> BaseException:
+    """A refusal that comes out of a pickle, before its attributes are put back."""
+    return kind.__new__(kind, *args)
+
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
@@ -71,9 +80,12 @@ class Refused(ValueError):
         self.code = code
         self.detail = detail
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.code, self.detail)
+
 
 class Invalid(SavannahError):
-    """Fields of the request break rules of the domain."""
+    """Fields of the request break rules of the domain; a traceback lists them as notes."""
 
     code = "validation_error"
 
@@ -81,6 +93,8 @@ class Invalid(SavannahError):
         self.problems = tuple(problems)
         count = len(self.problems)
         super().__init__(f"{count} problem{'' if count == 1 else 's'} found")
+        for problem in self.problems:
+            self.add_note(f"{problem.field or 'all'}: {problem.code}: {problem.detail}")
 
     @classmethod
     def one(cls, field: str, code: str, detail: str) -> Invalid:
@@ -130,6 +144,7 @@ class BadQuery(SavannahError):
     def __init__(self, parameter: str, detail: str, *, code: str = "invalid_parameter") -> None:
         super().__init__(detail)
         self.parameter = parameter
+        self.add_note(f"parameter: {parameter}")
         self.code = code  # one class for all the codes of parameters
 
 

@@ -22,10 +22,17 @@ _WHOLE_ONLY: Final = frozenset({"UGX", "RWF"})  # ISO 4217: no minor unit in use
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """An amount in hundredths (`minor`) of one ISO 4217 currency."""
+    """An amount in hundredths (`minor`) of one ISO 4217 currency.
+
+    Raises: TypeError, when `minor` is no `int`; so multiplying by a fraction is refused.
+    """
 
     minor: int
     currency: str
+
+    def __post_init__(self) -> None:
+        if type(self.minor) is not int:
+            raise TypeError(f"minor: must be int, hundredths; not {type(self.minor).__name__}")
 
     @property
     def amount(self) -> Decimal:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
+from types import NoneType
 from typing import Final, Self
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -135,15 +136,22 @@ class Report(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryReport:
-    """A report as it came. `report` is None for a word we do not know: kept, changes nothing."""
+    """A report as it came. `report` is None for a word we do not know: kept, changes nothing.
+
+    `phone` is E.164, and not in the `repr`; `received_at` is aware.
+    """
 
     provider_id: str
     report: Report | None
     word: str
-    phone: str
+    phone: str = field(repr=False)
     network_code: str | None = None
     failure_reason: str | None = None
     received_at: datetime
+
+    def __post_init__(self) -> None:
+        if self.received_at.tzinfo is None:
+            raise ValueError("received_at: must know its time zone")
 
     @property
     def reachability(self) -> Reachability | None:
@@ -165,10 +173,19 @@ class DeliveryReport:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many in so long a time, written `20/h`, `600/min`, `5/15min`."""
+    """So many in so long a time, written `20/h`, `600/min`, `5/15min`.
+
+    Raises: ValueError, when it allows nothing.
+    """
 
     count: int
     window: timedelta
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError("count: must be 1 or more")
+        if self.window <= timedelta(0):
+            raise ValueError("window: must be longer than nothing")
 
     @classmethod
     def parse(cls, typed: str) -> Rate:
@@ -189,10 +206,19 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """Local hours in which no text should ring, `21:00-07:00`; may pass midnight."""
+    """Local hours in which no text should ring, `21:00-07:00`; may pass midnight.
+
+    Raises: ValueError, when they are empty or have a time zone: the recipient's is taken.
+    """
 
     start: time
     end: time
+
+    def __post_init__(self) -> None:
+        if self.start.tzinfo is not None or self.end.tzinfo is not None:
+            raise ValueError("start, end: must have no time zone")
+        if self.start == self.end:
+            raise ValueError("start, end: must differ")
 
     @classmethod
     def parse(cls, typed: str) -> QuietHours:
@@ -202,8 +228,6 @@ class QuietHours:
             raise ValueError("write it as HH:MM-HH:MM, such as 21:00-07:00")
         start = time(int(match[1]), int(match[2]))
         end = time(int(match[3]), int(match[4]))
-        if start == end:
-            raise ValueError("start and end must differ")
         return cls(start, end)
 
     def ends_after(self, moment: datetime, zone: ZoneInfo) -> datetime | None:
@@ -218,7 +242,7 @@ class QuietHours:
         if not quiet:
             return None
         day = local.date() + timedelta(days=1 if tomorrow else 0)
-        end = datetime.combine(day, self.end, zone).astimezone(UTC)
+        end = datetime.combine(day, self.end.replace(fold=0), zone).astimezone(UTC)
         if end <= moment:  # the clock was set back over the end, which comes a second time
             end = datetime.combine(day, self.end.replace(fold=1), zone).astimezone(UTC)
         return end
@@ -236,7 +260,10 @@ class BudgetAction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The business's settings for texts. Budgets in ten-thousandths of its default currency."""
+    """The business's settings for texts. Budgets in ten-thousandths of its default currency.
+
+    Raises: ValueError or TypeError, when a setting makes no sense; it names the setting.
+    """
 
     quiet_hours: QuietHours | None = None
     phone_limit: Rate | None = Rate(20, timedelta(hours=1))
@@ -251,9 +278,45 @@ class Policy:
     resend_unknown: bool = False
     zone: ZoneInfo = HOME_ZONE
 
+    def __post_init__(self) -> None:
+        # Told at once: most of these are first looked at when a text is due, days later.
+        for name, kinds in _POLICY_KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds):
+                names = " or ".join(kind.__name__ for kind in kinds)
+                raise TypeError(f"{name}: must be {names}, not {type(value).__name__}")
+        for name, least in _POLICY_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}: must be {least} or more")
+
     @property
     def has_budget(self) -> bool:
         return self.budget_daily is not None or self.budget_monthly is not None
+
+
+_POLICY_KINDS: Final[dict[str, tuple[type, ...]]] = {
+    "quiet_hours": (QuietHours, NoneType),
+    "phone_limit": (Rate, NoneType),
+    "budget_daily": (int, NoneType),
+    "budget_monthly": (int, NoneType),
+    "budget_action": (BudgetAction,),
+    "max_segments": (int,),
+    "max_attempts": (int,),
+    "retry_base": (timedelta,),
+    "pause": (timedelta,),
+    "unknown_wait": (timedelta,),
+    "zone": (ZoneInfo,),
+}
+_POLICY_LEAST: Final[dict[str, int | timedelta]] = {
+    "budget_daily": 0,
+    "budget_monthly": 0,
+    "max_segments": 1,
+    "max_attempts": 1,
+    "retry_base": timedelta(0),
+    "pause": timedelta(0),
+    "unknown_wait": timedelta(0),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -431,7 +494,7 @@ class Notification:
 
     Attributes:
         to: the phone when it was queued; the one valid when it is sent replaces it.
-        text: what is sent; None once the customer was erased.
+        text: what is sent, and not in the `repr`; None once the customer was erased.
         due_at: not handed over before this; meaningful while it waits.
         outcome_code: the gateway's word for the last refusal, failure or unknown outcome.
         handed_at: when the current attempt began.
@@ -444,7 +507,7 @@ class Notification:
     dedupe_key: str
     to: PhoneNumber | None
     locale: Locale
-    text: str | None
+    text: str | None = field(repr=False)
     encoding: Encoding
     segments: int
     status: SmsStatus

@@ -186,7 +186,7 @@ class Order:
     quantity: int
     status: Status = Status.PENDING
     notes: str | None = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     cancellation: Cancellation | None = None
     created_at: datetime
     updated_at: datetime

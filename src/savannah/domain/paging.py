@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 from uuid import UUID
+
+from savannah.domain.errors import BadQuery
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -37,6 +39,12 @@ class Ordering:
     def parse(cls, typed: str) -> Ordering:
         return cls(typed.removeprefix("-"), descending=typed.startswith("-"))
 
+    def among(self, orderings: Mapping[str, T]) -> T:
+        """What stands under this name. Raises: BadQuery, with the names that there are."""
+        if self.name not in orderings:
+            raise BadQuery("ordering", f"Use one of {', '.join(orderings)}, each also with a minus")
+        return orderings[self.name]
+
     def __str__(self) -> str:
         return f"-{self.name}" if self.descending else self.name
 
@@ -49,6 +57,8 @@ class PageRequest:
     """Which page: `limit` rows (1 to 100) after or before a position, or the first ones.
 
     `count=False` leaves the count out. `ordering` is ignored by searches, which sort by rank.
+
+    Raises: BadQuery, when `limit` is out of its bounds.
     """
 
     limit: int = LIMIT_DEFAULT
@@ -56,6 +66,10 @@ class PageRequest:
     before: Position | None = None
     ordering: Ordering = NEWEST_FIRST
     count: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= LIMIT_MAX:
+            raise BadQuery("limit", f"Use 1 to {LIMIT_MAX}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,6 +75,9 @@ class PhoneRefused(ValueError):
         self.refusal = refusal
         self.detail = detail
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.refusal, self.detail)
+
 
 @dataclass(frozen=True, slots=True, order=True, repr=False)
 class PhoneNumber:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
-from savannah.adapters.memory.tables import Tables, by_rank, page_of
+from savannah.adapters.memory.tables import Tables, by_rank, detached, page_of
 from savannah.application.ports import CustomerFilter, Customers, Lock
 from savannah.domain.customer import Customer, CustomerId
 from savannah.domain.errors import CodeTaken, EmailTaken, NotFound
@@ -42,11 +42,11 @@ class MemoryCustomers(Customers):
         customer = self._tables.customers.get(customer_id)
         if customer is None:
             raise NotFound("customer")
-        return customer
+        return detached(customer)
 
     async def get_many(self, ids: Collection[CustomerId]) -> Mapping[CustomerId, Customer]:
         found = {customer_id: self._tables.customers.get(customer_id) for customer_id in ids}
-        return {key: customer for key, customer in found.items() if customer is not None}
+        return {key: detached(customer) for key, customer in found.items() if customer is not None}
 
     async def add(self, customer: Customer) -> None:
         if customer.code in self._tables.customer_by_code:
@@ -66,16 +66,16 @@ class MemoryCustomers(Customers):
                 self._tables.customer_by_email.put(new, customer.id)
             if old is not None:
                 self._tables.customer_by_email.drop(old)
-        self._tables.customers.put(customer.id, customer)
+        self._tables.customers.put(customer.id, detached(customer))
 
     async def list(self, where: CustomerFilter, page: PageRequest) -> Page[Customer]:
-        value = _ORDERINGS[page.ordering.name]
+        value = page.ordering.among(_ORDERINGS)
         return page_of(
             self._matching(where),
             page,
             position=lambda customer: Position((value(customer),), customer.id),
             descending=page.ordering.descending,
-        )
+        ).map(detached)
 
     async def search(
         self, query: SearchQuery, where: CustomerFilter, page: PageRequest
@@ -93,7 +93,7 @@ class MemoryCustomers(Customers):
                 (ranks[customer.id].value, customer.updated_at), customer.id
             ),
             sort_key=by_rank,
-        )
+        ).map(detached)
 
     def _matching(self, where: CustomerFilter) -> Iterator[Customer]:
         emails = {email_key(email) for email in where.email}

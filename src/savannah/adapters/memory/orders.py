@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from savannah.adapters.memory.customers import within
-from savannah.adapters.memory.tables import Tables, by_rank, page_of
+from savannah.adapters.memory.tables import Tables, by_rank, detached, page_of
 from savannah.application.ports import Lock, OrderFilter, Orders
 from savannah.domain.errors import NotFound, OrderNumberTaken
 from savannah.domain.notification import Notification
@@ -44,10 +44,10 @@ class MemoryOrders(Orders):
         await self.save(order)
 
     async def save(self, order: Order) -> None:
-        self._tables.orders.put(order.id, replace(order, sms=None))
+        self._tables.orders.put(order.id, detached(replace(order, sms=None)))
 
     async def list(self, where: OrderFilter, page: PageRequest) -> Page[Order]:
-        value = _ORDERINGS[page.ordering.name]
+        value = page.ordering.among(_ORDERINGS)
         found = page_of(
             self._matching(where),
             page,
@@ -98,7 +98,7 @@ class MemoryOrders(Orders):
     def _with_sms(self, order: Order) -> Order:
         newest = newest_of(self._tables, order.id)
         if newest is None:
-            return order
+            return detached(order)
         sms = SmsSummary(
             event=newest.event,
             status=newest.status,
@@ -106,7 +106,7 @@ class MemoryOrders(Orders):
             sent_at=newest.sent_at,
             delivered_at=newest.delivered_at,
         )
-        return replace(order, sms=sms)
+        return detached(replace(order, sms=sms))
 
     def _pictured(self, page: Page[Order]) -> Page[Order]:
         return replace(page, items=tuple(self._with_sms(order) for order in page.items))

@@ -1,13 +1,14 @@
 """Rows in dictionaries: what is committed, what one transaction sees, and pages of sorted rows.
 
-Rows are frozen, so a transaction shares them and keeps only what it has changed.
+Rows are frozen, so a transaction shares them and keeps only what it has changed. Only their
+metadata is not; callers get and give copies of it.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
@@ -31,6 +32,7 @@ from savannah.domain.paging import Page, PageRequest, Position
 K = TypeVar("K")
 V = TypeVar("V")
 Row = TypeVar("Row")
+Tagged = TypeVar("Tagged", Customer, Order)
 
 FREE: Final = datetime.min.replace(tzinfo=UTC)
 _END: Final = datetime.max.replace(tzinfo=UTC)
@@ -190,6 +192,11 @@ def page_of(
     pick = heapq.nsmallest if upwards else heapq.nlargest
     nearest = pick(request.limit + 1, keyed, key=itemgetter(0))
     return Page.cut([row for _, row in nearest], request, position=position, counted=counted)
+
+
+def detached(row: Tagged) -> Tagged:
+    """The row with metadata of its own: whoever changes that changes no other copy."""
+    return replace(row, metadata=dict(row.metadata))
 
 
 def by_rank(place: Position) -> tuple[Any, ...]:

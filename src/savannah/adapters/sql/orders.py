@@ -138,7 +138,7 @@ class SqlOrders(Orders):
         self._transaction.waiting_orders[order.id] = values
 
     async def list(self, where: OrderFilter, page: PageRequest) -> Page[Order]:
-        name = _ORDERINGS[page.ordering.name].name
+        name = page.ordering.among(_ORDERINGS).name
         found = await _LISTING.page(self._transaction, _wanted(where), page, attrgetter(name))
         return found.map(_order_of)
 

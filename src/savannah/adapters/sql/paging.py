@@ -147,7 +147,7 @@ class Listing:
             found = self._found.where(*self.conditions(parameters))
             descending = request.ordering.descending
             keys = (
-                SortKey(self._orderings[request.ordering.name], descending),
+                SortKey(request.ordering.among(self._orderings), descending),
                 SortKey(self._ids, descending),
             )
             place = [bindparam(f"at_{at}", type_=key.column.type) for at, key in enumerate(keys)]
