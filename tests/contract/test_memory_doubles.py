@@ -22,16 +22,17 @@ from savannah.domain.sms_text import SmsEvent
 # --- storage -------------------------------------------------------------------------------------
 
 
-async def test_a_second_event_loop_that_runs_beside_the_first_is_refused():
+async def test_a_second_event_loop_is_refused_while_the_first_writes():
     storage = MemoryStorage()
 
     async def use():
-        async with storage(reading=True):
-            pass
+        async with storage() as uow:
+            await uow.commit()
 
-    await use()
-    with pytest.raises(RuntimeError, match="another event loop"):
-        await asyncio.to_thread(asyncio.run, use())
+    async with storage():
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, use())
+    await asyncio.to_thread(asyncio.run, use())
     await use()
 
 

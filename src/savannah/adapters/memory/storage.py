@@ -144,8 +144,8 @@ class MemoryUnitOfWork(UnitOfWork):
 class MemoryStorage(Storage):
     """Everything in this process's memory; gone when the process ends.
 
-    Serves one event loop at a time, and a new one after the former has ended. While two run, in
-    two threads, the second gets a RuntimeError: nothing here would keep them apart.
+    Serves one event loop at a time. Another one, in a thread of its own, gets a RuntimeError while
+    the former writes: nothing here would keep the two apart.
     """
 
     def __init__(self) -> None:
@@ -156,8 +156,8 @@ class MemoryStorage(Storage):
     def __call__(self, *, reading: Reading = False) -> MemoryUnitOfWork:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # a lock stays with the loop that has waited for it
-            if self._loop is not None and self._loop.is_running():
-                raise RuntimeError("This storage serves another event loop, which is running")
+            if self._turn.locked() and self._loop is not None and self._loop.is_running():
+                raise RuntimeError("This storage serves another event loop, which is writing")
             self._loop, self._turn = loop, asyncio.Lock()
         return MemoryUnitOfWork(self._committed, self._turn, reading=bool(reading))
 
