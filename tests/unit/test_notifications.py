@@ -902,6 +902,31 @@ async def test_a_report_that_may_belong_to_a_text_under_way_does_not_settle_an_u
     assert (await desk.message(lost)).status is SmsStatus.UNKNOWN
 
 
+async def test_a_failure_that_is_told_after_the_delivery_teaches_nothing(desk):
+    order, _ = await sent_order(desk)
+    await desk.notifications.record_report(report("memory-1", "delivered"))
+    await desk.notifications.record_report(
+        report("memory-1", "failed", failure_reason="UserInBlackList")
+    )
+    buyer = await desk.customers.get(order.customer_id, by=desk.viewer)
+    assert buyer.reachability is Reachability.REACHABLE
+
+
+async def test_a_failure_that_came_with_the_delivery_before_the_answer_teaches_nothing(open_desk):
+    desk = open_desk(gateway=Gate())
+    order = await desk.order()
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    blocked = {"failure_reason": "UserInBlackList"}
+    for second, (word, fields) in enumerate((("delivered", {}), ("failed", blocked))):
+        at = desk.clock.now() + second * SECOND
+        await desk.notifications.record_report(report("ATXid_9", word, at=at, **fields))
+    desk.gateway.answer(JANE, Accepted(provider_id="ATXid_9"))
+    await sending
+    buyer = await desk.customers.get(order.customer_id, by=desk.viewer)
+    assert buyer.reachability is Reachability.REACHABLE
+
+
 async def test_a_report_does_not_settle_what_was_sent_more_than_a_day_before(desk):
     desk.gateway.answer(TIMEOUT)
     order, _ = await sent_order(desk)

@@ -377,8 +377,8 @@ class Notifications:
                     )
                 if isinstance(outcome, Accepted):
                     for report in early.get(outcome.provider_id, ()):
+                        lessons.append((after, after.lesson_of(report)))
                         after = after.reported(report)
-                        lessons.append((after, report.reachability))
                 elif isinstance(outcome, RefusedSms) and outcome.kind is RefusalKind.BLOCKED:
                     lessons.append((message, Reachability.BLOCKED))
                 if after is not current[message.id]:
@@ -485,7 +485,7 @@ class Notifications:
         self, uow: UnitOfWork, message: Notification, report: DeliveryReport
     ) -> Notification | None:
         """Keep what a report says about a message; the message, if that changed it."""
-        await self._learn(uow, message, report.reachability)
+        await self._learn(uow, message, message.lesson_of(report))
         after = message.reported(report)
         if after is message:
             return None

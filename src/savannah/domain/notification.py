@@ -661,6 +661,15 @@ class Notification:
             case _:
                 return self
 
+    def lesson_of(self, report: DeliveryReport) -> Reachability | None:
+        """What a report about this message, as it was before, teaches about its phone.
+
+        One that a delivered message has failed is late, or wrong.
+        """
+        if self.status is SmsStatus.DELIVERED and report.report is Report.FAILED:
+            return None
+        return report.reachability
+
 
 def lagos_morning(after: datetime) -> datetime:
     """The next 08:00 in Lagos, when promotional texts may go out again."""
