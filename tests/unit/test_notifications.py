@@ -782,6 +782,38 @@ async def test_the_same_message_given_twice_is_handed_over_once(open_desk, toget
     assert len(desk.gateway.sent) == 1
 
 
+async def test_an_id_that_comes_again_does_not_shorten_the_wait_before_a_retry(desk):
+    desk.gateway.answer(BUSY)
+    order, message = await sent_order(desk)
+    await desk.notifications.send([message.id])  # a queue may double what it carries
+    assert await desk.message(order) == message
+    desk.clock.advance(message.due_at - desk.clock.now())
+    assert await desk.notifications.dispatch_due() == 1
+    assert statuses(await desk.messages()) == ["sent"]
+
+
+async def test_a_message_that_is_due_by_a_clock_slightly_ahead_is_sent(desk):
+    order = await desk.order()
+    message = await desk.message(order)
+    desk.clock.advance(-SECOND / 2)
+    await desk.notifications.send([message.id])
+    assert statuses(await desk.messages()) == ["sent"]
+
+
+async def test_a_message_leased_before_the_clock_went_back_is_not_held_by_its_lease(desk):
+    order = await desk.order()
+    message = await desk.message(order)
+    async with desk.storage() as uow:
+        now = desk.clock.now()
+        await uow.notifications.lease_due(now=now, until=now + HOUR, most=1)
+        await uow.commit()
+    desk.clock.advance(-MINUTE)
+    await desk.notifications.send([message.id])
+    assert statuses(await desk.messages()) == ["queued"]
+    desk.clock.advance(MINUTE)
+    assert await desk.notifications.dispatch_due() == 1
+
+
 async def test_expired_answers_are_forgotten_by_the_sweep(desk, once):
     await desk.customer(once=once())
     desk.clock.advance(DAY - SECOND)

@@ -66,6 +66,8 @@ log = logging.getLogger("savannah.notifications")
 
 LEASE: Final = timedelta(seconds=30)
 REPORT_WINDOW: Final = timedelta(hours=24)
+# So far two processes may differ about the time at which a message is due.
+_CLOCKS_APART: Final = timedelta(seconds=1)
 _PAUSING: Final = (RefusalKind.ACCOUNT, RefusalKind.SENDER)
 
 
@@ -239,7 +241,12 @@ class Notifications:
                 probes = [] if pause.until > now else ids[:1]
                 await uow.notifications.release([id_ for id_ in ids if id_ not in probes])
                 ids = probes
-            due = await uow.notifications.start(ids) if ids else ()
+            waiting = await uow.notifications.start(ids) if ids else ()
+            latest = now + _CLOCKS_APART
+            due = [each for each in waiting if each.notification.due_at <= latest]
+            # The queue doubled an id whose message waits for a retry, or the clock went back.
+            early = [each.notification.id for each in waiting if each.notification.due_at > latest]
+            await uow.notifications.release(early)
             judged = await self._judge(uow, due, now=now)
             if judged:
                 await uow.notifications.save(*judged)
