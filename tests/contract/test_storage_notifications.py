@@ -658,6 +658,49 @@ async def test_a_kept_report_whose_id_became_known_meanwhile_is_found(storage, m
         assert list(await uow.notifications.overtaken(most=10)) == []
 
 
+async def test_kept_reports_are_found_that_an_unknown_message_may_have_waited_for(
+    storage, make, keep, order
+):
+    at = order.created_at
+    numbers = [f"+25470012345{last}" for last in range(7)]
+    shifts = [0, 0, 0, 0, 60, -60, 0]
+    unknown = [
+        make.message(
+            order,
+            to=phone,
+            status=SmsStatus.SENT if last == 6 else SmsStatus.UNKNOWN,
+            handed_at=at + shift * SECOND,
+        )
+        for last, (phone, shift) in enumerate(zip(numbers, shifts, strict=True))
+    ]
+    await keep(*unknown)
+    came = {"received_at": at + 30 * SECOND}
+    later = make.report("p-0", phone=numbers[0], word="Later", received_at=at + MINUTE)
+    at_once = make.report("p-1", phone=numbers[1], received_at=at)
+    found = [at_once, make.report("p-0", phone=numbers[0], **came), later]
+    others = [
+        make.report("p-2", phone=numbers[2], report=None, word="Wörd", **came),
+        make.report("p-4", phone=numbers[4], **came),  # before it was handed over
+        make.report("p-5", phone=numbers[5], **came),  # handed over too long ago
+        make.report("p-6", phone=numbers[6], **came),
+        make.report("p-7", phone="+254711999999", **came),
+        make.report("p-8", phone="", **came),
+    ]
+    matched = make.report("p-3", phone=numbers[3], **came)
+    async with storage() as uow:
+        for report in (*others, *reversed(found)):
+            assert await uow.notifications.keep_report(report, matched=False)
+        assert await uow.notifications.keep_report(matched, matched=True)
+        await uow.commit()
+    async with storage() as uow:
+        unclaimed = uow.notifications.unclaimed
+        assert list(await unclaimed(handed_after=at - MINUTE, most=9)) == found
+        assert list(await unclaimed(handed_after=at - MINUTE, most=1)) == [at_once]
+        assert list(await unclaimed(handed_after=at, most=9)) == []
+        await uow.notifications.kept_reports(["p-0"])
+        assert list(await unclaimed(handed_after=at - MINUTE, most=9)) == [at_once]
+
+
 async def test_a_pause_is_set_changed_and_lifted(storage, make):
     at = make.customer().created_at
     first = Pause(kind=RefusalKind.ACCOUNT, code="405", until=at + MINUTE, since=at)

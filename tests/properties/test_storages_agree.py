@@ -431,7 +431,9 @@ class StoragesAgree(RuleBasedStateMachine):
             stuck = await uow.notifications.stuck(handed_before=at, most=most)
             await uow.notifications.save(*(row.lost_sight("gone", at=at) for row in stuck))
             unknown = await uow.notifications.unknown_since(handed_before=at, most=most)
-            return list(stuck), list(unknown)
+            after = at - 9000 * SECOND
+            kept = await uow.notifications.unclaimed(handed_after=after, most=most)
+            return list(stuck), list(unknown), list(kept)
 
         self.all(lose)
 

@@ -934,6 +934,79 @@ async def test_a_report_that_may_belong_to_a_text_under_way_does_not_settle_an_u
     assert (await desk.message(lost)).status is SmsStatus.UNKNOWN
 
 
+@pytest.mark.parametrize("word", ["sent", "delivered", "failed"])
+async def test_a_report_that_comes_before_the_answer_is_lost_settles_the_message(open_desk, word):
+    desk = open_desk(gateway=Gate())
+    order = await desk.order()
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.notifications.record_report(report("ATXid_9", word, at=desk.clock.now()))
+    desk.gateway.answer(JANE, TIMEOUT)
+    await sending
+    await desk.notifications.sweep()
+    message = await desk.message(order)
+    assert (message.status, message.provider_id) == (SmsStatus(word), "ATXid_9")
+    assert desk.counts.texts[SmsEvent.ORDER_CREATED, SmsStatus(word)] == 1
+
+
+async def test_reports_about_an_attempt_that_died_with_its_process_settle_it(open_desk):
+    desk = open_desk(gateway=Gate(), resend_unknown=True, unknown_wait=MINUTE)
+    order = await crashed(desk)
+    for word in ("sent", "delivered"):
+        await desk.notifications.record_report(report("ATXid_9", word, at=desk.clock.now()))
+    desk.clock.advance(2 * MINUTE)
+    await desk.notifications.sweep()
+    desk.clock.advance(DAY / 2)
+    assert (await desk.notifications.sweep()).retried == 0  # it has arrived
+    message = await desk.message(order)
+    assert (message.status, message.provider_id) == (SmsStatus.DELIVERED, "ATXid_9")
+    buyer = await desk.customers.get(order.customer_id, by=desk.viewer)
+    assert buyer.reachability is Reachability.REACHABLE
+
+
+async def test_a_kept_report_settles_neither_of_two_messages_nor_one_that_came_after_it(open_desk):
+    desk = open_desk(gateway=Gate())
+    jane = await desk.customer()
+    await desk.notifications.record_report(report("ATXid_7", "delivered", at=desk.clock.now()))
+    desk.clock.advance(SECOND)
+    first = await desk.order(jane)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    desk.gateway.answer(JANE, TIMEOUT)
+    await sending
+    await desk.notifications.sweep()
+    assert (await desk.message(first)).status is SmsStatus.UNKNOWN
+    await desk.order(jane)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.notifications.record_report(report("ATXid_8", "delivered", at=desk.clock.now()))
+    await desk.notifications.sweep()
+    desk.gateway.answer(JANE, TIMEOUT)
+    await sending
+    await desk.notifications.sweep()
+    assert statuses(await desk.messages()) == ["unknown", "unknown"]
+
+
+async def test_a_kept_report_settles_an_unknown_message_once_the_other_text_is_settled(open_desk):
+    desk = open_desk(gateway=Gate())
+    jane = await desk.customer()
+    lost = await desk.order(jane)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    desk.gateway.answer(JANE, TIMEOUT)
+    await sending
+    await desk.order(jane)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.notifications.record_report(report("ATXid_1", "delivered", at=desk.clock.now()))
+    await desk.notifications.sweep()
+    assert (await desk.message(lost)).status is SmsStatus.UNKNOWN  # it may be the other one's
+    desk.gateway.answer(JANE, Accepted(provider_id="ATXid_2"))
+    await sending
+    await desk.notifications.sweep()
+    assert (await desk.message(lost)).status is SmsStatus.DELIVERED
+
+
 async def test_a_failure_that_is_told_after_the_delivery_teaches_nothing(desk):
     order, _ = await sent_order(desk)
     await desk.notifications.record_report(report("memory-1", "delivered"))

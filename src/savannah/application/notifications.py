@@ -179,12 +179,16 @@ class Notifications:
     async def sweep(self, *, most: int = 500) -> Swept:
         """Find attempts that died with their process, and what follows an unknown outcome.
 
-        Also reports that were committed in the same instant as the answer to their send.
+        Also reports that came before it was known whose they are: in the same instant as the
+        answer to their send, or before it was certain that none comes.
         """
         now = self._clock.now()
         async with self._storage() as uow:
             stuck = await uow.notifications.stuck(handed_before=now - self._stuck_after, most=most)
             lost = [message.lost_sight("interrupted", at=now) for message in stuck]
+            if lost:
+                await uow.notifications.save(*lost)
+            told = await self._heed_kept(uow, now=now, most=most)
             retried: list[Notification] = []
             if self._policy.resend_unknown:
                 waited = now - self._policy.unknown_wait
@@ -192,16 +196,11 @@ class Notifications:
                 retried = [
                     message.retried_blindly(policy=self._policy, at=now) for message in unknown
                 ]
-            if changed := lost + retried:
-                await uow.notifications.save(*changed)
-            late = await uow.notifications.overtaken(most=most)
-            for report in await uow.notifications.kept_reports(late) if late else ():
-                told = await uow.notifications.by_provider_id(report.provider_id)
-                if told is not None and (after := await self._heed(uow, told, report)) is not None:
-                    changed.append(after)
+            if retried:
+                await uow.notifications.save(*retried)
             expired = await uow.idempotency.forget_expired(now=now)
             await uow.commit()
-        self._count(changed)
+        self._count([*lost, *told, *retried])
         if retried:
             self._jobs.wake()
         if lost:
@@ -446,7 +445,7 @@ class Notifications:
 
         A report with an unknown id settles the one `unknown` message to the same phone of the
         last 24 hours, if there is exactly one and no text to that customer is under way; else it
-        is kept until the id becomes known.
+        is kept until the sweep finds that the id became known, or that this is so.
         """
         after: Notification | None = None
         async with self._storage() as uow:
@@ -498,6 +497,26 @@ class Notifications:
             return None
         await uow.notifications.save(after)
         return after
+
+    async def _heed_kept(
+        self, uow: UnitOfWork, *, now: datetime, most: int
+    ) -> Sequence[Notification]:
+        """Keep what reports say whose message is known by now; the messages as each left them."""
+        changed: list[Notification] = []
+        late = await uow.notifications.overtaken(most=most)
+        for report in await uow.notifications.kept_reports(late) if late else ():
+            message = await uow.notifications.by_provider_id(report.provider_id)
+            if message is not None and (after := await self._heed(uow, message, report)):
+                changed.append(after)
+        waited = now - REPORT_WINDOW
+        for report in await uow.notifications.unclaimed(handed_after=waited, most=most):
+            if (message := await self._whose(uow, report)) is None:
+                continue
+            for each in await uow.notifications.kept_reports([report.provider_id]):
+                if after := await self._heed(uow, message, each):
+                    message = after
+                    changed.append(after)
+        return changed
 
     async def _learn(
         self, uow: UnitOfWork, message: Notification, taught: Reachability | None

@@ -283,6 +283,13 @@ class Notifications(Protocol):
         """
 
     @abstractmethod
+    async def unclaimed(self, *, handed_after: datetime, most: int) -> Sequence[DeliveryReport]:
+        """Kept reports that an `unknown` message may have waited for, oldest first.
+
+        They came from its phone after it was handed over, which was after that moment.
+        """
+
+    @abstractmethod
     async def pause(self) -> Pause | None:
         """The gateway's trouble, if any."""
 

@@ -245,6 +245,20 @@ class MemoryNotifications(Notifications):
         waiting = {key[0] for key, row in self._tables.reports.items() if not row.matched}
         return sorted(waiting & known)[:most]
 
+    async def unclaimed(self, *, handed_after: datetime, most: int) -> Sequence[DeliveryReport]:
+        found = [
+            row.report
+            for row in self._tables.reports.values()
+            if not row.matched
+            and row.report.report is not None
+            and any(
+                message.status is SmsStatus.UNKNOWN
+                and handed_after < handed_at <= row.report.received_at
+                for message, handed_at in self._handed_to(row.report.phone)
+            )
+        ]
+        return sorted(found, key=attrgetter("received_at", "provider_id", "word"))[:most]
+
     async def pause(self) -> Pause | None:
         return self._tables.pauses.get(_GATEWAY)
 

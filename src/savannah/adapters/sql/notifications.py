@@ -172,6 +172,26 @@ _OVERTAKEN: Final = (
     .order_by(delivery_reports.c.provider_id)
     .limit(bindparam("most"))
 )
+_UNCLAIMED: Final = (
+    select(delivery_reports)
+    .where(
+        delivery_reports.c.matched.is_(False),
+        delivery_reports.c.report.is_not(None),
+        delivery_reports.c.received_at > bindparam("after"),
+        select(_n.id)
+        .where(
+            _n.to_phone == delivery_reports.c.phone,
+            _n.status == SmsStatus.UNKNOWN,
+            _n.handed_at > bindparam("after"),
+            _n.handed_at <= delivery_reports.c.received_at,
+        )
+        .exists(),
+    )
+    .order_by(
+        delivery_reports.c.received_at, delivery_reports.c.provider_id, delivery_reports.c.word
+    )
+    .limit(bindparam("most"))
+)
 _MATCH_REPORT: Final = update(delivery_reports).where(
     delivery_reports.c.provider_id == bindparam("of_provider_id"),
     delivery_reports.c.word == bindparam("of_word"),
@@ -491,6 +511,10 @@ class SqlNotifications(Notifications):
 
     async def overtaken(self, *, most: int) -> Sequence[str]:
         return [row.provider_id for row in await self._transaction.all(_OVERTAKEN, {"most": most})]
+
+    async def unclaimed(self, *, handed_after: datetime, most: int) -> Sequence[DeliveryReport]:
+        values = {"after": handed_after, "most": most}
+        return [_report_of(row) for row in await self._transaction.all(_UNCLAIMED, values)]
 
     async def pause(self) -> Pause | None:
         row = await self._transaction.first(_PAUSE)
