@@ -335,7 +335,9 @@ async def test_starting_takes_the_waiting_ones_with_what_belongs_to_them(
         ids = [row.id for row in (queued, deferred, *others)]
         due = await uow.notifications.start([*ids, NotificationId(make.id())])
         assert {each.notification.id: each for each in due} == {
-            row.id: DueMessage(notification=row, order_deleted=False, customer=customer)
+            row.id: DueMessage(
+                notification=row, order_version=1, order_deleted=False, customer=customer
+            )
             for row in (queued, deferred)
         }
         assert list(await uow.notifications.start([])) == []
@@ -350,11 +352,13 @@ async def test_starting_shows_the_customer_and_the_order_as_they_are_now(
         customer = await uow.customers.get(order.customer_id)
         customer = replace(customer, sms_opt_out=True, phone=PhoneNumber(PHONE))
         await uow.customers.save(customer)
-        await uow.orders.save(replace(order, deleted_at=order.updated_at))
+        await uow.orders.save(replace(order, version=7, deleted_at=order.updated_at))
         await uow.commit()
     async with storage() as uow:
         (due,) = await uow.notifications.start([message.id])
-        assert due == DueMessage(notification=message, order_deleted=True, customer=customer)
+        assert due == DueMessage(
+            notification=message, order_version=7, order_deleted=True, customer=customer
+        )
 
 
 async def test_of_several_callers_exactly_one_starts_a_message(storage, make, keep, order):

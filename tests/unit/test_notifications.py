@@ -241,6 +241,60 @@ async def test_the_phone_valid_when_the_text_is_sent_gets_it(desk):
     assert (await desk.message(order)).to.e164 == JOHN
 
 
+async def test_a_text_that_waits_says_what_its_order_has_become(desk):
+    desk.gateway.answer(NO_BALANCE)
+    order = await desk.order(item="Kettle", amount="999.99")
+    await desk.notifications.dispatch_due()
+    before = await desk.message(order)
+    changes = {"item": "Teapot “Lamu”", "amount": "10", "quantity": 2}
+    await desk.orders.update(order.id, changes, by=desk.staff)
+    desk.clock.advance(desk.policy.pause)
+    await desk.notifications.dispatch_due()
+    said = desk.gateway.sent[0].text
+    assert '2 x Teapot "Lamu". Total KES 20.00.' in said
+    assert "Kettle" not in said
+    after = await desk.message(order)
+    assert (after.id, after.text, after.due_at) == (before.id, said, before.due_at)
+
+
+async def test_every_text_that_waits_says_what_its_order_has_become(desk):
+    order = await desk.order(item="Kettle")
+    desk.clock.advance(MINUTE)
+    await desk.notifications.resend(order.id, by=desk.staff)
+    await desk.orders.update(order.id, {"item": "Teapot"}, by=desk.staff)
+    await desk.notifications.dispatch_due()
+    assert ["Teapot" in sms.text for sms in desk.gateway.sent] == [True, True]
+
+
+async def test_a_text_under_way_or_sent_stays_what_it_was(open_desk):
+    desk = open_desk(gateway=Gate())
+    order = await desk.order(item="Kettle")
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.orders.update(order.id, {"item": "Teapot"}, by=desk.staff)
+    desk.gateway.answer(JANE, Accepted(provider_id="ATXid_1"))
+    await sending
+    await desk.orders.update(order.id, {"item": "Teapot for two"}, by=desk.staff)
+    message = await desk.message(order)
+    assert (message.status, "Kettle" in message.text) == (SmsStatus.SENT, True)
+
+
+async def test_a_retry_says_what_its_order_became_during_the_attempt_before(open_desk):
+    desk = open_desk(gateway=Gate())
+    order = await desk.order(item="Kettle")
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.orders.update(order.id, {"item": "Teapot"}, by=desk.staff)
+    desk.gateway.answer(JANE, BUSY)
+    await sending
+    desk.clock.advance(MINUTE)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    desk.gateway.answer(JANE, Accepted(provider_id="ATXid_1"))
+    await sending
+    assert "Teapot" in desk.gateway.sent[-1].text
+
+
 async def test_an_order_deleted_during_an_attempt_is_not_texted_about_again(open_desk):
     desk = open_desk(gateway=Gate())
     order = await desk.order()

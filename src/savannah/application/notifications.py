@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -36,6 +37,7 @@ from savannah.domain.errors import (
     CustomerErased,
     CustomerOptedOut,
     NoSmsForStatus,
+    NotFound,
     Problems,
     ResendThrottled,
     SmsBudgetExhausted,
@@ -289,6 +291,10 @@ class Notifications:
             after = message.judged(verdict, at=now)
             if verdict.action is Action.SEND:
                 assert phone is not None
+                if each.order_version != message.order_version:
+                    with suppress(NotFound):  # deleted this very moment
+                        order = await uow.orders.get(message.order_id)
+                        after = after.rewritten(order, customer, policy=self._policy)
                 after = after.started(to=phone, at=now)
                 times.append(now)
             judged.append(after)

@@ -158,10 +158,11 @@ class Orders(Protocol):
 class DueMessage:
     """A leased message with what the policy looks at just before it is handed over.
 
-    `order_deleted` and `customer` are as of now; the notification's row is locked.
+    `order_version`, `order_deleted` and `customer` are as of now; the notification's row is locked.
     """
 
     notification: Notification
+    order_version: int
     order_deleted: bool
     customer: Customer
 

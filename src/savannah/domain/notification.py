@@ -431,7 +431,8 @@ class Notification:
 
     Attributes:
         to: the phone when it was queued; the one valid when it is sent replaces it.
-        text: what is sent; None once the customer was erased.
+        text: what is sent; written anew when its order was edited before it is. None once the
+            customer was erased.
         due_at: not handed over before this; meaningful while it waits.
         outcome_code: the gateway's word for the last refusal, failure or unknown outcome.
         handed_at: when the current attempt began.
@@ -488,17 +489,7 @@ class Notification:
         Budget and phone limit are judged later, just before it is handed over. A `resend_of`
         means that a person asked for it.
         """
-        text = sms_text.render(
-            event,
-            customer.locale,
-            name=customer.name or "",
-            order_number=order.number,
-            item=order.item,
-            quantity=order.quantity,
-            total=order.total.text,
-            currency=order.price.currency,
-            max_segments=policy.max_segments,
-        )
+        text = _text_about(event, order, customer, locale=customer.locale, policy=policy)
         size = sms_text.segment(text)
         key = dedupe_key(order.id, event, order.version)
         facts = Facts(
@@ -534,6 +525,17 @@ class Notification:
             updated_at=at,
         )
         return fresh.judged(decide(facts, policy), at=at)
+
+    @property
+    def order_version(self) -> int:
+        """The version of the order that the text was written about."""
+        return int(self.dedupe_key.split(":")[2])
+
+    def rewritten(self, order: Order, customer: Customer, *, policy: Policy) -> Self:
+        """The message with a text about the order as it is now."""
+        text = _text_about(self.event, order, customer, locale=self.locale, policy=policy)
+        size = sms_text.segment(text)
+        return replace(self, text=text, encoding=size.encoding, segments=size.segments)
 
     def judged(self, verdict: Verdict, *, at: datetime) -> Self:
         """The message under a verdict: still due, skipped for good, or waiting."""
@@ -678,6 +680,22 @@ def lagos_morning(after: datetime) -> datetime:
     if morning <= local:
         morning = datetime.combine(local.date() + timedelta(days=1), LAGOS_MORNING, LAGOS)
     return morning.astimezone(after.tzinfo)
+
+
+def _text_about(
+    event: SmsEvent, order: Order, customer: Customer, *, locale: Locale, policy: Policy
+) -> str:
+    return sms_text.render(
+        event,
+        locale,
+        name=customer.name or "",
+        order_number=order.number,
+        item=order.item,
+        quantity=order.quantity,
+        total=order.total.text,
+        currency=order.price.currency,
+        max_segments=policy.max_segments,
+    )
 
 
 def dedupe_key(order_id: UUID, event: SmsEvent, version: int) -> str:

@@ -132,6 +132,7 @@ class MemoryNotifications(Notifications):
                 started.append(
                     DueMessage(
                         notification=message,
+                        order_version=order.version,
                         order_deleted=order.deleted_at is not None,
                         customer=customer,
                     )

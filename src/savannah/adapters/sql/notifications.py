@@ -250,7 +250,10 @@ class _Many:
             .values(free_at=_n.due_at)
         )
         self.start: Final = (
-            _SELECT.add_columns(orders.c.deleted_at.label("order_deleted_at"))
+            _SELECT.add_columns(
+                orders.c.version.label("order_version"),
+                orders.c.deleted_at.label("order_deleted_at"),
+            )
             .join(orders, orders.c.id == _n.order_id)
             .where(self._among(_n.id, "ids"), IN_OUTBOX)
             .order_by(_n.id)
@@ -422,6 +425,7 @@ class SqlNotifications(Notifications):
         return [
             DueMessage(
                 notification=_notification_of(row),
+                order_version=row.order_version,
                 order_deleted=row.order_deleted_at is not None,
                 customer=by_id[row.customer_id],
             )
