@@ -267,6 +267,26 @@ def test_a_report_that_overtakes_a_timeout_settles_its_message(tell):
     tell(story)
 
 
+def test_a_process_that_stops_gives_back_what_no_request_has_begun_for(tell):
+    """Fails if texts that wait for a turn at a silent gateway were taken for lost ones."""
+
+    async def story(shop):
+        shop.simulator.faults.turn({"mode": Mode.HANG, "hang_s": 20})
+        await shop.order(40)
+        sending = asyncio.create_task(shop.app.notifications.dispatch_due())
+        async with asyncio.timeout(10):
+            while len(shop.simulator.received) < 32:  # noqa: ASYNC110  in another thread
+                await asyncio.sleep(0.01)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        assert await shop.statuses() == {"sending": 32, "queued": 8}
+        shop.gateway_is(Mode.NORMAL)
+        await shop.pass_time(5 * MINUTE)
+        assert await shop.statuses() == {"unknown": 32, "sent": 8}
+
+    tell(story)
+
+
 def test_the_checker_sees_lost_orders_doubled_texts_and_messages_under_way(database, tell):
     """Or none of these tests could fail."""
 

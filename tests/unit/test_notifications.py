@@ -868,6 +868,52 @@ async def test_a_message_leased_before_the_clock_went_back_is_not_held_by_its_le
     assert await desk.notifications.dispatch_due() == 1
 
 
+async def cut_off(desk):
+    """Stop where one request is under way and the other texts wait for their turn."""
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await turns()
+    sending.cancel()
+    with suppress(asyncio.CancelledError):
+        await sending
+
+
+async def test_texts_whose_requests_had_not_begun_when_the_process_stops_are_due_at_once(open_desk):
+    desk = open_desk(gateway=Gate(), in_flight=1)
+    for _ in range(3):
+        await desk.order()
+    await cut_off(desk)
+    assert statuses(await desk.messages()) == ["sending", "queued", "queued"]
+    assert [message.attempts for message in await desk.messages()] == [1, 0, 0]
+    assert len(desk.gateway.waiting[JANE]) == 1
+    desk.gateway.waiting.clear()
+    again = asyncio.create_task(desk.notifications.dispatch_due())
+    for number in (2, 3):
+        await desk.gateway.reached_by(JANE)
+        desk.gateway.answer(JANE, Accepted(provider_id=f"ATXid_{number}"))
+        await turns()
+    assert await again == 2
+    assert statuses(await desk.messages()) == ["sending", "sent", "sent"]
+
+
+async def test_what_cannot_be_taken_back_when_the_process_stops_is_left_to_the_sweep(
+    open_desk, rigged, caplog
+):
+    desk = open_desk(gateway=Gate(), in_flight=1, storage=rigged)
+    for _ in range(2):
+        await desk.order()
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await turns()
+    rigged.fail(1)
+    sending.cancel()
+    with suppress(asyncio.CancelledError):
+        await sending
+    assert sending.cancelled()
+    assert statuses(await desk.messages()) == ["sending", "sending"]
+    assert "texts that had not begun were not taken back" in caplog.messages
+
+
 async def test_expired_answers_are_forgotten_by_the_sweep(desk, once):
     await desk.customer(once=once())
     desk.clock.advance(DAY - SECOND)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -227,10 +227,17 @@ class Notifications:
         """Hand leased messages to the gateway and keep what became of them.
 
         The gateway is called outside any transaction, after `sending` was committed; a crash in
-        between turns into `unknown`, never into a blind second send.
+        between turns into `unknown`, never into a blind second send. Cancelled, it makes those due
+        again at once whose requests have not begun.
         """
         started = await self._start(ids)
-        await asyncio.gather(*(self._deliver(message) for message in started))
+        not_begun = {message.id: message for message in started}
+        try:
+            await asyncio.gather(*(self._deliver(message, not_begun) for message in started))
+        except asyncio.CancelledError:
+            if not_begun:
+                await self._take_back(not_begun)
+            raise
 
     async def _start(self, ids: Sequence[NotificationId]) -> Sequence[Notification]:
         """Judge the messages with what is known now; those that go out are marked `sending`."""
@@ -313,11 +320,34 @@ class Notifications:
             ),
         )
 
-    async def _hand_over(self, message: Notification) -> Outcome:
+    async def _take_back(self, not_begun: Mapping[NotificationId, Notification]) -> None:
+        now = self._clock.now()
+        try:
+            async with self._storage() as uow:
+                rows = await uow.notifications.get_many(list(not_begun), lock="update")
+                # A sweep may have taken them for dead; they are the sweep's then.
+                again = [
+                    row.taken_back(at=now)
+                    for row in rows
+                    if row.status is SmsStatus.SENDING
+                    and row.attempts == not_begun[row.id].attempts
+                ]
+                await uow.notifications.save(*again)
+                await uow.commit()
+        except Exception:
+            # They stay `sending` until the sweep.
+            log.exception("texts that had not begun were not taken back")
+        else:
+            self._count(again)
+
+    async def _hand_over(
+        self, message: Notification, not_begun: dict[NotificationId, Notification]
+    ) -> Outcome:
         assert message.to is not None
         assert message.text is not None
         trace.carry_on(message.request_id, message.traceparent, message.tracestate)
         async with self._slots:
+            del not_begun[message.id]
             try:
                 return await self._gateway.send(
                     Sms(id=message.id, to=message.to.e164, text=message.text)
@@ -327,10 +357,12 @@ class Notifications:
                 log.exception("the gateway adapter failed", extra={"notification": message.id})
                 return UnknownOutcome(cause="adapter_error")
 
-    async def _deliver(self, message: Notification) -> None:
+    async def _deliver(
+        self, message: Notification, not_begun: dict[NotificationId, Notification]
+    ) -> None:
         self._under_way += 1
         try:
-            outcome = await self._hand_over(message)
+            outcome = await self._hand_over(message, not_begun)
         finally:
             self._under_way -= 1
         await self._keep(message, outcome)

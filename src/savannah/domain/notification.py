@@ -571,6 +571,12 @@ class Notification:
             updated_at=at,
         )
 
+    def taken_back(self, *, at: datetime) -> Self:
+        """Due again at once: the gateway has surely not been asked."""
+        return replace(
+            self, status=SmsStatus.QUEUED, attempts=self.attempts - 1, due_at=at, updated_at=at
+        )
+
     def settled(self, outcome: Outcome, *, policy: Policy, jitter: float, at: datetime) -> Self:
         """The message after the gateway's answer to the attempt under way."""
         if isinstance(outcome, Accepted):
