@@ -1209,6 +1209,41 @@ async def test_a_text_is_sent_again_because_a_person_asks(desk):
     assert [sms.id for sms in desk.gateway.sent] == [first.id, again.id]
 
 
+async def test_texts_about_one_order_that_waited_for_the_morning_go_out_one_after_the_other(
+    open_desk,
+):
+    night = datetime(2026, 11, 23, 19, tzinfo=UTC)
+    quiet = QuietHours(time(21), time(7))
+    desk = open_desk(gateway=Gate(), quiet_hours=quiet, now=night)
+    desk.clock.advance(-2 * HOUR)
+    orders = [await desk.order(), await desk.order(await desk.customer(phone_number=JOHN))]
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    for number in (JANE, JOHN):
+        await desk.gateway.reached_by(number)
+        desk.gateway.answer(number, Accepted(provider_id=number))
+    await sending
+    desk.gateway.sent.clear()
+    desk.clock.advance(3 * HOUR)
+    for target in (PROCESSING, SHIPPED, DELIVERED):
+        desk.clock.advance(HOUR)
+        for order in orders:
+            await desk.moved(order, target)
+    desk.clock.advance(12 * HOUR)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE, JOHN)
+    await turns()
+    assert desk.gateway.at_once == 2  # what is about another order does not wait
+    for about in ("shipped", "delivered"):
+        for number in (JANE, JOHN):
+            await desk.gateway.reached_by(number)
+            assert len(desk.gateway.waiting[number]) == 1
+            desk.gateway.answer(number, Accepted(provider_id=f"{number} {about}"))
+        await turns()
+    assert await sending == 4
+    said = [sms.text for sms in desk.gateway.sent if sms.to == JANE]
+    assert ["has been shipped" in said[0], "has been delivered" in said[1]] == [True, True]
+
+
 async def test_a_resent_text_goes_out_at_night(open_desk):
     night = datetime(2026, 11, 23, 22, tzinfo=UTC)
     desk = open_desk(now=night, quiet_hours=QuietHours(time(21), time(7)))

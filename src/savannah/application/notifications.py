@@ -232,8 +232,13 @@ class Notifications:
         """
         started = await self._start(ids)
         not_begun = {message.id: message for message in started}
+        by_order: dict[OrderId, list[Notification]] = {}
+        for message in started:
+            by_order.setdefault(message.order_id, []).append(message)
         try:
-            await asyncio.gather(*(self._deliver(message, not_begun) for message in started))
+            await asyncio.gather(
+                *(self._deliver_in_turn(messages, not_begun) for messages in by_order.values())
+            )
         except asyncio.CancelledError:
             if not_begun:
                 await self._take_back(not_begun)
@@ -356,6 +361,13 @@ class Notifications:
                 # A gateway adapter answers with values; one that raises may have sent it.
                 log.exception("the gateway adapter failed", extra={"notification": message.id})
                 return UnknownOutcome(cause="adapter_error")
+
+    async def _deliver_in_turn(
+        self, messages: Sequence[Notification], not_begun: dict[NotificationId, Notification]
+    ) -> None:
+        """Those about one order, which mostly became due together: shipped before delivered."""
+        for message in messages:
+            await self._deliver(message, not_begun)
 
     async def _deliver(
         self, message: Notification, not_begun: dict[NotificationId, Notification]
