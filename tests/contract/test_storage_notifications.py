@@ -453,33 +453,38 @@ async def test_a_message_is_found_by_the_gateways_id(storage, make, keep, order,
         assert await uow.notifications.by_provider_id("p-2") is None
 
 
-async def test_unknown_messages_are_found_by_phone(storage, make, keep, order):
+async def test_messages_whose_outcome_is_open_are_found_by_phone(storage, make, keep, order):
     at = order.created_at
     rows = [
         make.message(order, to=to, status=status, handed_at=at + shift * SECOND)
         for to, status, shift in [
             (PHONE, SmsStatus.UNKNOWN, 0),
-            (PHONE, SmsStatus.SENT, 2),
             (OTHER_PHONE, SmsStatus.UNKNOWN, 2),
-            (PHONE, SmsStatus.UNKNOWN, 3),
+            (PHONE, SmsStatus.SENDING, 3),
+            *(
+                (PHONE, status, 2)
+                for status in SmsStatus
+                if status not in (SmsStatus.SENDING, SmsStatus.UNKNOWN)
+            ),
         ]
     ]
     await keep(*rows)
     async with storage() as uow:
-        unknown_to = uow.notifications.unknown_to
-        assert list(await unknown_to(PHONE, handed_after=at + SECOND)) == [rows[3]]
-        assert list(await unknown_to(PHONE, handed_after=at)) == [rows[3]]
-        both = await unknown_to(PHONE, handed_after=at - SECOND)
-        assert {row.id for row in both} == {rows[0].id, rows[3].id}
-        assert list(await unknown_to("+254799999999", handed_after=at - SECOND)) == []
+        open_to = uow.notifications.open_to
+        assert list(await open_to(PHONE, handed_after=at + SECOND)) == [rows[2]]
+        assert list(await open_to(PHONE, handed_after=at)) == [rows[2]]
+        assert list(await open_to(PHONE, handed_after=at - SECOND)) == [rows[0], rows[2]]
+        assert list(await open_to("+254799999999", handed_after=at - SECOND)) == []
 
 
-async def test_no_more_than_two_unknown_messages_are_returned(storage, make, keep, order):
+async def test_no_more_than_two_messages_whose_outcome_is_open_are_returned(
+    storage, make, keep, order
+):
     at = order.created_at
     rows = [make.message(order, to=PHONE, status=SmsStatus.UNKNOWN, handed_at=at) for _ in range(4)]
     await keep(*rows)
     async with storage() as uow:
-        assert len(await uow.notifications.unknown_to(PHONE, handed_after=at - SECOND)) == 2
+        assert len(await uow.notifications.open_to(PHONE, handed_after=at - SECOND)) == 2
 
 
 async def test_texts_to_a_phone_are_those_that_may_have_reached_it(storage, make, keep, order):

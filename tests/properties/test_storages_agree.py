@@ -406,14 +406,14 @@ class StoragesAgree(RuleBasedStateMachine):
 
         async def record(uow):
             message = await uow.notifications.by_provider_id(provider_id)
-            unknown = await uow.notifications.unknown_to(phone, handed_after=at - 9000 * SECOND)
+            possible = await uow.notifications.open_to(phone, handed_after=at - 9000 * SECOND)
             is_new = await uow.notifications.keep_report(arrived, matched=message is not None)
             if message is not None:
                 # Two messages may share an id here, and then either may be meant.
                 return is_new
-            if len(unknown) == 1:
-                await uow.notifications.save(unknown[0].reported(arrived))
-            return is_new, len(unknown)
+            if len(possible) == 1:
+                await uow.notifications.save(possible[0].reported(arrived))
+            return is_new, len(possible)
 
         self.all(record)
 

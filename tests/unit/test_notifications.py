@@ -1132,6 +1132,26 @@ async def test_a_failure_that_came_with_the_delivery_before_the_answer_teaches_n
     assert buyer.reachability is Reachability.REACHABLE
 
 
+async def test_a_report_that_may_be_about_a_text_to_somebody_else_at_that_phone_is_kept(open_desk):
+    desk = open_desk(gateway=Gate())
+    lost = await desk.order(await desk.customer())
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    desk.gateway.answer(JANE, TIMEOUT)
+    await sending
+    following = await desk.order(await desk.customer(name="John Smith"))
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.notifications.record_report(report("ATXid_2", "delivered", at=desk.clock.now()))
+    await desk.notifications.sweep()
+    assert (await desk.message(lost)).status is SmsStatus.UNKNOWN
+    desk.gateway.answer(JANE, Accepted(provider_id="ATXid_2"))
+    await sending
+    await desk.notifications.sweep()
+    assert (await desk.message(following)).status is SmsStatus.DELIVERED
+    assert (await desk.message(lost)).status is SmsStatus.UNKNOWN
+
+
 async def test_a_report_does_not_settle_what_was_sent_more_than_a_day_before(desk):
     desk.gateway.answer(TIMEOUT)
     order, _ = await sent_order(desk)

@@ -494,7 +494,7 @@ class Notifications:
         """Keep a delivery report and what it means; a repeat changes nothing.
 
         A report with an unknown id settles the one `unknown` message to the same phone of the
-        last 24 hours, if there is exactly one and no text to that customer is under way; else it
+        last 24 hours, if there is exactly one and no text to that phone is under way; else it
         is kept until the sweep finds that the id became known, or that this is so.
         """
         after: Notification | None = None
@@ -523,19 +523,12 @@ class Notifications:
 
     async def _whose(self, uow: UnitOfWork, report: DeliveryReport) -> Notification | None:
         after = report.received_at - REPORT_WINDOW
-        unknown = await uow.notifications.unknown_to(report.phone, handed_after=after)
-        if len(unknown) != 1:
+        # One under way counts, too: nobody knows its id before its answer.
+        possible = await uow.notifications.open_to(report.phone, handed_after=after)
+        if len(possible) != 1 or possible[0].status is not SmsStatus.UNKNOWN:
             return None
-        under_way = await uow.notifications.list(
-            NotificationFilter(status=[SmsStatus.SENDING], customer=[unknown[0].customer_id]),
-            PageRequest(limit=1, count=False),
-        )
-        if under_way.items:  # it may be that one's, whose id nobody knows before its answer
-            return None
-        # One that was under way a moment ago is settled by now, or unknown, too.
-        own = await uow.notifications.by_provider_id(report.provider_id)
-        again = await uow.notifications.unknown_to(report.phone, handed_after=after)
-        return own or (again[0] if len(again) == 1 else None)
+        # One that was under way a moment ago may just have been settled.
+        return await uow.notifications.by_provider_id(report.provider_id) or possible[0]
 
     async def _heed(
         self, uow: UnitOfWork, message: Notification, report: DeliveryReport

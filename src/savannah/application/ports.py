@@ -243,8 +243,11 @@ class Notifications(Protocol):
         """Locked for this unit of work."""
 
     @abstractmethod
-    async def unknown_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
-        """Messages `unknown` to that E.164 number, locked; at most two are returned."""
+    async def open_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
+        """Messages to that E.164 number whose outcome is open, locked; at most two are returned.
+
+        They are `sending` or `unknown`.
+        """
 
     @abstractmethod
     async def texted_at(

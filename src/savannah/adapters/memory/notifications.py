@@ -23,7 +23,8 @@ from savannah.domain.notification import (
 from savannah.domain.order import NotificationId, OrderId
 from savannah.domain.paging import Page, PageRequest, Position
 
-_REACHED_A_PHONE: Final = HANDED_OVER | {SmsStatus.SENDING, SmsStatus.UNKNOWN}
+_OPEN: Final = frozenset({SmsStatus.SENDING, SmsStatus.UNKNOWN})
+_REACHED_A_PHONE: Final = HANDED_OVER | _OPEN
 _GATEWAY: Final = "gateway"
 
 
@@ -164,13 +165,13 @@ class MemoryNotifications(Notifications):
         notification_id = self._tables.by_provider_id.get(provider_id)
         return None if notification_id is None else await self.get(notification_id)
 
-    async def unknown_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
+    async def open_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
         found = [
             row
             for row, handed_at in self._handed_to(phone)
-            if row.status is SmsStatus.UNKNOWN and handed_at > handed_after
+            if row.status in _OPEN and handed_at > handed_after
         ]
-        return sorted(found, key=attrgetter("handed_at", "id"))[:2]
+        return sorted(found, key=attrgetter("id"))[:2]
 
     async def texted_at(
         self, phones: Collection[str], *, after: datetime

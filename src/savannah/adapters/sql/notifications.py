@@ -76,7 +76,8 @@ from savannah.domain.paging import Page, PageRequest
 from savannah.domain.phone import PhoneNumber
 from savannah.domain.sms_text import Encoding, Locale, SmsEvent
 
-_REACHED_A_PHONE: Final = sorted(HANDED_OVER | {SmsStatus.SENDING, SmsStatus.UNKNOWN})
+_OPEN: Final = frozenset({SmsStatus.SENDING, SmsStatus.UNKNOWN})
+_REACHED_A_PHONE: Final = sorted(HANDED_OVER | _OPEN)
 _GATEWAY: Final = "gateway"
 
 _n = notifications.c
@@ -133,11 +134,11 @@ _HANDED_BEFORE: Final = (
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-_UNKNOWN_TO: Final = (
+_OPEN_TO: Final = (
     _SELECT.where(
         _n.to_phone == bindparam("phone"),
         _n.handed_at > bindparam("after"),
-        _n.status == SmsStatus.UNKNOWN,
+        _n.status.in_(sorted(_OPEN)),
     )
     .order_by(_n.id)
     .limit(2)
@@ -452,8 +453,8 @@ class SqlNotifications(Notifications):
         row = await self._transaction.first(_BY_PROVIDER_ID, {"provider_id": provider_id})
         return None if row is None else _notification_of(row)
 
-    async def unknown_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
-        return await self._found(_UNKNOWN_TO, {"phone": phone, "after": handed_after})
+    async def open_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
+        return await self._found(_OPEN_TO, {"phone": phone, "after": handed_after})
 
     async def texted_at(
         self, phones: Collection[str], *, after: datetime
