@@ -961,6 +961,7 @@ async def test_a_report_that_comes_before_the_answer_is_not_lost(open_desk, word
     assert message.status is status
     buyer = await desk.customers.get(order.customer_id, by=desk.viewer)
     reached = status is SmsStatus.DELIVERED
+    assert desk.counts.cost == {"KES": 8000}
     assert buyer.reachability is (Reachability.REACHABLE if reached else Reachability.UNKNOWN)
     await desk.notifications.record_report(report("memory-1", words[0]))
     assert await desk.message(order) == message

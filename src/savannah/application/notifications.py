@@ -448,6 +448,8 @@ class Notifications:
             await uow.commit()
         self._count(settled)
         for message in settled:
+            if (cost := message.cost) is not None and current[message.id].cost is None:
+                self._metrics.sms_cost(cost.currency, cost.units)
             log.info(
                 "a text message was handed over",
                 extra={
@@ -570,8 +572,6 @@ class Notifications:
     def _count(self, messages: Iterable[Notification]) -> None:
         for message in messages:
             self._metrics.sms(message.event, message.status)
-            if message.status is SmsStatus.SENT and message.cost is not None:
-                self._metrics.sms_cost(message.cost.currency, message.cost.units)
 
     # --- what people ask for ---------------------------------------------------------------------
 
