@@ -671,7 +671,7 @@ async def test_kept_reports_are_found_that_an_unknown_message_may_have_waited_fo
     storage, make, keep, order
 ):
     at = order.created_at
-    numbers = [f"+25470012345{last}" for last in range(7)]
+    numbers = [f"+25470012346{last}" for last in range(7)]
     shifts = [0, 0, 0, 0, 60, -60, 0]
     unknown = [
         make.message(
@@ -682,7 +682,16 @@ async def test_kept_reports_are_found_that_an_unknown_message_may_have_waited_fo
         )
         for last, (phone, shift) in enumerate(zip(numbers, shifts, strict=True))
     ]
-    await keep(*unknown)
+    crowded = [
+        make.message(order, to=phone, status=status, handed_at=at)
+        for phone, status in [
+            (OTHER_PHONE, SmsStatus.UNKNOWN),
+            (OTHER_PHONE, SmsStatus.SENDING),
+            (PHONE, SmsStatus.SENDING),
+            (PHONE, SmsStatus.SENDING),
+        ]
+    ]
+    await keep(*unknown, *crowded)
     came = {"received_at": at + 30 * SECOND}
     later = make.report("p-0", phone=numbers[0], word="Later", received_at=at + MINUTE)
     at_once = make.report("p-1", phone=numbers[1], received_at=at)
@@ -694,6 +703,8 @@ async def test_kept_reports_are_found_that_an_unknown_message_may_have_waited_fo
         make.report("p-6", phone=numbers[6], **came),
         make.report("p-7", phone="+254711999999", **came),
         make.report("p-8", phone="", **came),
+        make.report("p-9", phone=OTHER_PHONE, **came),  # it may be either one's
+        make.report("p-10", phone=PHONE, **came),
     ]
     matched = make.report("p-3", phone=numbers[3], **came)
     async with storage() as uow:

@@ -290,7 +290,8 @@ class Notifications(Protocol):
     async def unclaimed(self, *, handed_after: datetime, most: int) -> Sequence[DeliveryReport]:
         """Kept reports that an `unknown` message may have waited for, oldest first.
 
-        They came from its phone after it was handed over, which was after that moment.
+        They came from its phone after it was handed over, which was after that moment, and since
+        then no other outcome of a text to that phone is open.
         """
 
     @abstractmethod

@@ -248,17 +248,19 @@ class MemoryNotifications(Notifications):
         return sorted(waiting & known)[:most]
 
     async def unclaimed(self, *, handed_after: datetime, most: int) -> Sequence[DeliveryReport]:
-        found = [
-            row.report
-            for row in self._tables.reports.values()
-            if not row.matched
-            and row.report.report is not None
-            and any(
-                message.status is SmsStatus.UNKNOWN
-                and handed_after < handed_at <= row.report.received_at
+        found = []
+        for row in self._tables.reports.values():
+            if row.matched or row.report.report is None:
+                continue
+            possible = [
+                (message.status, handed_at)
                 for message, handed_at in self._handed_to(row.report.phone)
-            )
-        ]
+                if message.status in _OPEN and handed_at > handed_after
+            ]
+            if len(possible) == 1:
+                ((status, handed_at),) = possible
+                if status is SmsStatus.UNKNOWN and handed_at <= row.report.received_at:
+                    found.append(row.report)
         return sorted(found, key=attrgetter("received_at", "provider_id", "word"))[:most]
 
     async def pause(self) -> Pause | None:

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
+    and_,
     any_,
     bindparam,
     cast,
@@ -179,14 +180,22 @@ _UNCLAIMED: Final = (
         delivery_reports.c.matched.is_(False),
         delivery_reports.c.report.is_not(None),
         delivery_reports.c.received_at > bindparam("after"),
-        select(_n.id)
+        # One outcome is open, and that one's message may have waited for the report.
+        select(
+            and_(
+                func.count() == 1,
+                func.count().filter(
+                    _n.status == SmsStatus.UNKNOWN, _n.handed_at <= delivery_reports.c.received_at
+                )
+                == 1,
+            )
+        )
         .where(
             _n.to_phone == delivery_reports.c.phone,
-            _n.status == SmsStatus.UNKNOWN,
+            _n.status.in_(sorted(_OPEN)),
             _n.handed_at > bindparam("after"),
-            _n.handed_at <= delivery_reports.c.received_at,
         )
-        .exists(),
+        .scalar_subquery(),
     )
     .order_by(
         delivery_reports.c.received_at, delivery_reports.c.provider_id, delivery_reports.c.word
