@@ -416,6 +416,26 @@ async def test_a_wake_up_reaches_the_relays_of_other_processes(url, name):
             await asyncio.gather(*waiting)
 
 
+async def test_a_listener_that_fails_for_an_unforeseen_reason_listens_again(
+    url, name, monkeypatch, caplog
+):
+    async with opened(url, name) as here, opened(url, name) as there:
+        subscribe = there._redis.pubsub
+
+        def fails_once():
+            monkeypatch.undo()
+            raise RuntimeError("nobody foresaw this")
+
+        monkeypatch.setattr(there._redis, "pubsub", fails_once)
+        async with asyncio.timeout(5):
+            await there.wait_for_work(LONG)  # it has subscribed after all
+        assert there._redis.pubsub == subscribe
+        assert "the listener for wake-ups failed" in caplog.messages
+        here.wake()
+        async with asyncio.timeout(5):
+            await there.wait_for_work(LONG)
+
+
 async def test_a_wake_up_is_heard_in_its_own_process_whatever_redis_does(name):
     queue = SaqQueue("redis://127.0.0.1:1/0", name=name)
     queue.wake()

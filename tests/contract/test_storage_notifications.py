@@ -335,7 +335,9 @@ async def test_starting_takes_the_waiting_ones_with_what_belongs_to_them(
         ids = [row.id for row in (queued, deferred, *others)]
         due = await uow.notifications.start([*ids, NotificationId(make.id())])
         assert {each.notification.id: each for each in due} == {
-            row.id: DueMessage(notification=row, order_deleted=False, customer=customer)
+            row.id: DueMessage(
+                notification=row, order_version=1, order_deleted=False, customer=customer
+            )
             for row in (queued, deferred)
         }
         assert list(await uow.notifications.start([])) == []
@@ -350,11 +352,13 @@ async def test_starting_shows_the_customer_and_the_order_as_they_are_now(
         customer = await uow.customers.get(order.customer_id)
         customer = replace(customer, sms_opt_out=True, phone=PhoneNumber(PHONE))
         await uow.customers.save(customer)
-        await uow.orders.save(replace(order, deleted_at=order.updated_at))
+        await uow.orders.save(replace(order, version=7, deleted_at=order.updated_at))
         await uow.commit()
     async with storage() as uow:
         (due,) = await uow.notifications.start([message.id])
-        assert due == DueMessage(notification=message, order_deleted=True, customer=customer)
+        assert due == DueMessage(
+            notification=message, order_version=7, order_deleted=True, customer=customer
+        )
 
 
 async def test_of_several_callers_exactly_one_starts_a_message(storage, make, keep, order):
@@ -449,33 +453,38 @@ async def test_a_message_is_found_by_the_gateways_id(storage, make, keep, order,
         assert await uow.notifications.by_provider_id("p-2") is None
 
 
-async def test_unknown_messages_are_found_by_phone(storage, make, keep, order):
+async def test_messages_whose_outcome_is_open_are_found_by_phone(storage, make, keep, order):
     at = order.created_at
     rows = [
         make.message(order, to=to, status=status, handed_at=at + shift * SECOND)
         for to, status, shift in [
             (PHONE, SmsStatus.UNKNOWN, 0),
-            (PHONE, SmsStatus.SENT, 2),
             (OTHER_PHONE, SmsStatus.UNKNOWN, 2),
-            (PHONE, SmsStatus.UNKNOWN, 3),
+            (PHONE, SmsStatus.SENDING, 3),
+            *(
+                (PHONE, status, 2)
+                for status in SmsStatus
+                if status not in (SmsStatus.SENDING, SmsStatus.UNKNOWN)
+            ),
         ]
     ]
     await keep(*rows)
     async with storage() as uow:
-        unknown_to = uow.notifications.unknown_to
-        assert list(await unknown_to(PHONE, handed_after=at + SECOND)) == [rows[3]]
-        assert list(await unknown_to(PHONE, handed_after=at)) == [rows[3]]
-        both = await unknown_to(PHONE, handed_after=at - SECOND)
-        assert {row.id for row in both} == {rows[0].id, rows[3].id}
-        assert list(await unknown_to("+254799999999", handed_after=at - SECOND)) == []
+        open_to = uow.notifications.open_to
+        assert list(await open_to(PHONE, handed_after=at + SECOND)) == [rows[2]]
+        assert list(await open_to(PHONE, handed_after=at)) == [rows[2]]
+        assert list(await open_to(PHONE, handed_after=at - SECOND)) == [rows[0], rows[2]]
+        assert list(await open_to("+254799999999", handed_after=at - SECOND)) == []
 
 
-async def test_no_more_than_two_unknown_messages_are_returned(storage, make, keep, order):
+async def test_no_more_than_two_messages_whose_outcome_is_open_are_returned(
+    storage, make, keep, order
+):
     at = order.created_at
     rows = [make.message(order, to=PHONE, status=SmsStatus.UNKNOWN, handed_at=at) for _ in range(4)]
     await keep(*rows)
     async with storage() as uow:
-        assert len(await uow.notifications.unknown_to(PHONE, handed_after=at - SECOND)) == 2
+        assert len(await uow.notifications.open_to(PHONE, handed_after=at - SECOND)) == 2
 
 
 async def test_texts_to_a_phone_are_those_that_may_have_reached_it(storage, make, keep, order):
@@ -656,6 +665,60 @@ async def test_a_kept_report_whose_id_became_known_meanwhile_is_found(storage, m
         await uow.commit()
     async with storage() as uow:
         assert list(await uow.notifications.overtaken(most=10)) == []
+
+
+async def test_kept_reports_are_found_that_an_unknown_message_may_have_waited_for(
+    storage, make, keep, order
+):
+    at = order.created_at
+    numbers = [f"+25470012346{last}" for last in range(7)]
+    shifts = [0, 0, 0, 0, 60, -60, 0]
+    unknown = [
+        make.message(
+            order,
+            to=phone,
+            status=SmsStatus.SENT if last == 6 else SmsStatus.UNKNOWN,
+            handed_at=at + shift * SECOND,
+        )
+        for last, (phone, shift) in enumerate(zip(numbers, shifts, strict=True))
+    ]
+    crowded = [
+        make.message(order, to=phone, status=status, handed_at=at)
+        for phone, status in [
+            (OTHER_PHONE, SmsStatus.UNKNOWN),
+            (OTHER_PHONE, SmsStatus.SENDING),
+            (PHONE, SmsStatus.SENDING),
+            (PHONE, SmsStatus.SENDING),
+        ]
+    ]
+    await keep(*unknown, *crowded)
+    came = {"received_at": at + 30 * SECOND}
+    later = make.report("p-0", phone=numbers[0], word="Later", received_at=at + MINUTE)
+    at_once = make.report("p-1", phone=numbers[1], received_at=at)
+    found = [at_once, make.report("p-0", phone=numbers[0], **came), later]
+    others = [
+        make.report("p-2", phone=numbers[2], report=None, word="Wörd", **came),
+        make.report("p-4", phone=numbers[4], **came),  # before it was handed over
+        make.report("p-5", phone=numbers[5], **came),  # handed over too long ago
+        make.report("p-6", phone=numbers[6], **came),
+        make.report("p-7", phone="+254711999999", **came),
+        make.report("p-8", phone="", **came),
+        make.report("p-9", phone=OTHER_PHONE, **came),  # it may be either one's
+        make.report("p-10", phone=PHONE, **came),
+    ]
+    matched = make.report("p-3", phone=numbers[3], **came)
+    async with storage() as uow:
+        for report in (*others, *reversed(found)):
+            assert await uow.notifications.keep_report(report, matched=False)
+        assert await uow.notifications.keep_report(matched, matched=True)
+        await uow.commit()
+    async with storage() as uow:
+        unclaimed = uow.notifications.unclaimed
+        assert list(await unclaimed(handed_after=at - MINUTE, most=9)) == found
+        assert list(await unclaimed(handed_after=at - MINUTE, most=1)) == [at_once]
+        assert list(await unclaimed(handed_after=at, most=9)) == []
+        await uow.notifications.kept_reports(["p-0"])
+        assert list(await unclaimed(handed_after=at - MINUTE, most=9)) == [at_once]
 
 
 async def test_a_pause_is_set_changed_and_lifted(storage, make):

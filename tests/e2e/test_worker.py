@@ -308,10 +308,13 @@ def test_a_worker_killed_while_the_gateway_is_asked_leaves_that_unknown_and_the_
     assert len(site.simulator.received) - before == 4
 
 
-def test_a_worker_killed_after_the_gateway_took_a_text_leaves_it_unknown_and_sends_no_other(
+def test_a_text_whose_worker_was_killed_once_the_gateway_took_it_is_settled_by_its_report(
     site, until
 ):
-    """Fails without `sending` committed before the request: the next worker would send again."""
+    """Fails without `sending` committed before the request: the next worker would send again.
+
+    Nor is it delivered if the report, which came before anybody took the text for lost, is forgotten.
+    """
     site.break_gateway(Mode.SLOW)
     with site.worker() as worker:
         order = site.order()
@@ -324,7 +327,7 @@ def test_a_worker_killed_after_the_gateway_took_a_text_leaves_it_unknown_and_sen
     assert site.sms(order) == "sending"
     site.pass_time()
     with site.worker():
-        until(lambda: site.sms(order) == "unknown")
+        until(lambda: site.sms(order) == "delivered")
         later = site.order()
         until(delivered(site, [later]))
     assert [site.taken(order), site.taken(later)] == [1, 1]

@@ -168,6 +168,29 @@ def test_a_listener_whose_connection_is_cut_listens_again_and_looks_at_once(serv
     asyncio.run(story())
 
 
+def test_a_listener_that_fails_for_an_unforeseen_reason_listens_again(server, caplog):
+    async def story():
+        heard = asyncio.Event()
+        calls = []
+
+        def hear():
+            calls.append(1)
+            if len(calls) == 1:
+                raise RuntimeError("nobody foresaw this")
+            heard.set()
+
+        wakes = PostgresWakes(server.url)
+        wakes.listen(hear)
+        try:
+            async with asyncio.timeout(LONG.total_seconds()):
+                await heard.wait()
+        finally:
+            await wakes.close()
+
+    asyncio.run(story())
+    assert "the listener for wake-ups failed" in caplog.messages
+
+
 def test_without_its_database_a_wake_up_is_lost_and_nothing_else(server):
     async def story():
         async with listening(server.url) as queue, telling(server.url) as teller:

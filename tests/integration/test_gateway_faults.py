@@ -19,6 +19,7 @@ from savannah.adapters.africastalking import AfricasTalking
 from savannah.adapters.memory import ManualClock
 from savannah.adapters.sql import SqlStorage, migrate
 from savannah.application.ports import NotificationFilter
+from savannah.domain.notification import DeliveryReport, Report
 from savannah.domain.paging import PageRequest
 from savannah.entrypoints.simulator import Mode, Simulator, SimulatorSettings
 
@@ -234,6 +235,54 @@ def test_a_clock_that_jumps_while_the_gateway_is_asked_does_not_send_again(tell)
         await shop.pass_time(HOUR)
         assert await shop.statuses() == {"sent": 2}
         assert len(shop.simulator.received) == 2
+
+    tell(story)
+
+
+def test_a_report_that_overtakes_a_timeout_settles_its_message(tell):
+    """Fails if a report were looked at once only, while the answer may still come."""
+
+    async def story(shop):
+        shop.simulator.faults.turn({"mode": Mode.SLOW, "slow_s": 1.5})
+        await shop.order(3)
+        sending = asyncio.create_task(shop.app.notifications.dispatch_due())
+        async with asyncio.timeout(10):
+            while len(shop.simulator.received) < 3:  # noqa: ASYNC110  they arrive in another thread
+                await asyncio.sleep(0.01)
+        for word in (Report.SENT, Report.DELIVERED):
+            for number, message in enumerate((await shop.messages())[1:]):
+                report = DeliveryReport(
+                    provider_id=f"ATXid_{number}",
+                    report=word,
+                    word=word,
+                    phone=message.to.e164,
+                    received_at=shop.clock.now(),
+                )
+                await shop.app.notifications.record_report(report)
+        await sending
+        assert await shop.statuses() == {"unknown": 3}
+        await shop.pass_time(MINUTE)
+        assert await shop.statuses() == {"unknown": 1, "delivered": 2}
+
+    tell(story)
+
+
+def test_a_process_that_stops_gives_back_what_no_request_has_begun_for(tell):
+    """Fails if texts that wait for a turn at a silent gateway were taken for lost ones."""
+
+    async def story(shop):
+        shop.simulator.faults.turn({"mode": Mode.HANG, "hang_s": 20})
+        await shop.order(40)
+        sending = asyncio.create_task(shop.app.notifications.dispatch_due())
+        async with asyncio.timeout(10):
+            while len(shop.simulator.received) < 32:  # noqa: ASYNC110  in another thread
+                await asyncio.sleep(0.01)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        assert await shop.statuses() == {"sending": 32, "queued": 8}
+        shop.gateway_is(Mode.NORMAL)
+        await shop.pass_time(5 * MINUTE)
+        assert await shop.statuses() == {"unknown": 32, "sent": 8}
 
     tell(story)
 

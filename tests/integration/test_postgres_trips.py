@@ -122,6 +122,27 @@ def test_a_change_of_status_is_written_in_one_trip(url):
     tell(url, story)
 
 
+def test_a_text_is_written_anew_only_when_its_order_has_changed(url):
+    async def story(desk: Desk) -> None:
+        jane = await desk.jane()
+        while await desk.app.notifications.dispatch_due():  # of the other stories
+            pass
+        trips = []
+        for edits in ({}, {"item": "Teapot"}):
+            order = await desk.order(jane)
+            if edits:
+                await desk.app.orders.update(order.id, edits, by=MANAGER)
+            await desk.told()
+            assert await desk.app.notifications.dispatch_due() == 1
+            trips.append(len(await desk.told()))
+            async with desk.storage(reading=True) as uow:
+                message = await uow.notifications.newest(order.id)
+            assert (message.status, "Teapot" in message.text) == ("sent", bool(edits))
+        assert trips[1] == trips[0] + 1
+
+    tell(url, story)
+
+
 def test_a_single_read_is_one_trip_and_so_is_a_page_with_its_count(url):
     async def story(desk: Desk) -> None:
         order = await desk.order(await desk.jane())

@@ -754,6 +754,14 @@ class MessageLife(RuleBasedStateMachine):
         lost = self.message.started(to=JANE, at=self.now).lost_sight("interrupted", at=self.now)
         self._becomes(lost.settled(outcome, policy=self.policy, jitter=0, at=self.now))
 
+    @precondition(lambda self: self.message.status in WAITING)
+    @rule()
+    def stop_before_the_gateway_is_asked(self):
+        again = self.message.started(to=JANE, at=self.now).taken_back(at=self.now)
+        assert (again.status, again.due_at) == (SmsStatus.QUEUED, self.now)
+        assert again.attempts == self.message.attempts
+        self._becomes(again)
+
     @precondition(lambda self: self.message.status is SmsStatus.UNKNOWN)
     @rule()
     def retry_blindly(self):

@@ -160,6 +160,7 @@ def test_plain_names_stay_in_the_cheap_alphabet(event, locale, name, item):
         ("\ufeffJa\u00adne\u200b", "Jane"),
         ("Rene\u0301", "René"),
         ("Ja\x00ne\x1b \ud800", "Jane"),
+        ("\u200eJane\u200f\u061c", "Jane"),
         ("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069Jane", "Jane"),
     ],
 )

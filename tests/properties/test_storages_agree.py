@@ -406,14 +406,14 @@ class StoragesAgree(RuleBasedStateMachine):
 
         async def record(uow):
             message = await uow.notifications.by_provider_id(provider_id)
-            unknown = await uow.notifications.unknown_to(phone, handed_after=at - 9000 * SECOND)
+            possible = await uow.notifications.open_to(phone, handed_after=at - 9000 * SECOND)
             is_new = await uow.notifications.keep_report(arrived, matched=message is not None)
             if message is not None:
                 # Two messages may share an id here, and then either may be meant.
                 return is_new
-            if len(unknown) == 1:
-                await uow.notifications.save(unknown[0].reported(arrived))
-            return is_new, len(unknown)
+            if len(possible) == 1:
+                await uow.notifications.save(possible[0].reported(arrived))
+            return is_new, len(possible)
 
         self.all(record)
 
@@ -431,7 +431,9 @@ class StoragesAgree(RuleBasedStateMachine):
             stuck = await uow.notifications.stuck(handed_before=at, most=most)
             await uow.notifications.save(*(row.lost_sight("gone", at=at) for row in stuck))
             unknown = await uow.notifications.unknown_since(handed_before=at, most=most)
-            return list(stuck), list(unknown)
+            after = at - 9000 * SECOND
+            kept = await uow.notifications.unclaimed(handed_after=after, most=most)
+            return list(stuck), list(unknown), list(kept)
 
         self.all(lose)
 

@@ -242,6 +242,60 @@ async def test_the_phone_valid_when_the_text_is_sent_gets_it(desk):
     assert (await desk.message(order)).to.e164 == JOHN
 
 
+async def test_a_text_that_waits_says_what_its_order_has_become(desk):
+    desk.gateway.answer(NO_BALANCE)
+    order = await desk.order(item="Kettle", amount="999.99")
+    await desk.notifications.dispatch_due()
+    before = await desk.message(order)
+    changes = {"item": "Teapot “Lamu”", "amount": "10", "quantity": 2}
+    await desk.orders.update(order.id, changes, by=desk.staff)
+    desk.clock.advance(desk.policy.pause)
+    await desk.notifications.dispatch_due()
+    said = desk.gateway.sent[0].text
+    assert '2 x Teapot "Lamu". Total KES 20.00.' in said
+    assert "Kettle" not in said
+    after = await desk.message(order)
+    assert (after.id, after.text, after.due_at) == (before.id, said, before.due_at)
+
+
+async def test_every_text_that_waits_says_what_its_order_has_become(desk):
+    order = await desk.order(item="Kettle")
+    desk.clock.advance(MINUTE)
+    await desk.notifications.resend(order.id, by=desk.staff)
+    await desk.orders.update(order.id, {"item": "Teapot"}, by=desk.staff)
+    await desk.notifications.dispatch_due()
+    assert ["Teapot" in sms.text for sms in desk.gateway.sent] == [True, True]
+
+
+async def test_a_text_under_way_or_sent_stays_what_it_was(open_desk):
+    desk = open_desk(gateway=Gate())
+    order = await desk.order(item="Kettle")
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.orders.update(order.id, {"item": "Teapot"}, by=desk.staff)
+    desk.gateway.answer(JANE, Accepted(provider_id="ATXid_1"))
+    await sending
+    await desk.orders.update(order.id, {"item": "Teapot for two"}, by=desk.staff)
+    message = await desk.message(order)
+    assert (message.status, "Kettle" in message.text) == (SmsStatus.SENT, True)
+
+
+async def test_a_retry_says_what_its_order_became_during_the_attempt_before(open_desk):
+    desk = open_desk(gateway=Gate())
+    order = await desk.order(item="Kettle")
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.orders.update(order.id, {"item": "Teapot"}, by=desk.staff)
+    desk.gateway.answer(JANE, BUSY)
+    await sending
+    desk.clock.advance(MINUTE)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    desk.gateway.answer(JANE, Accepted(provider_id="ATXid_1"))
+    await sending
+    assert "Teapot" in desk.gateway.sent[-1].text
+
+
 async def test_an_order_deleted_during_an_attempt_is_not_texted_about_again(open_desk):
     desk = open_desk(gateway=Gate())
     order = await desk.order()
@@ -809,6 +863,84 @@ async def test_the_same_message_given_twice_is_handed_over_once(open_desk, toget
     assert len(desk.gateway.sent) == 1
 
 
+async def test_an_id_that_comes_again_does_not_shorten_the_wait_before_a_retry(desk):
+    desk.gateway.answer(BUSY)
+    order, message = await sent_order(desk)
+    await desk.notifications.send([message.id])  # a queue may double what it carries
+    assert await desk.message(order) == message
+    desk.clock.advance(message.due_at - desk.clock.now())
+    assert await desk.notifications.dispatch_due() == 1
+    assert statuses(await desk.messages()) == ["sent"]
+
+
+async def test_a_message_that_is_due_by_a_clock_slightly_ahead_is_sent(desk):
+    order = await desk.order()
+    message = await desk.message(order)
+    desk.clock.advance(-SECOND / 2)
+    await desk.notifications.send([message.id])
+    assert statuses(await desk.messages()) == ["sent"]
+
+
+async def test_a_message_leased_before_the_clock_went_back_is_not_held_by_its_lease(desk):
+    order = await desk.order()
+    message = await desk.message(order)
+    async with desk.storage() as uow:
+        now = desk.clock.now()
+        await uow.notifications.lease_due(now=now, until=now + HOUR, most=1)
+        await uow.commit()
+    desk.clock.advance(-MINUTE)
+    await desk.notifications.send([message.id])
+    assert statuses(await desk.messages()) == ["queued"]
+    desk.clock.advance(MINUTE)
+    assert await desk.notifications.dispatch_due() == 1
+
+
+async def cut_off(desk):
+    """Stop where one request is under way and the other texts wait for their turn."""
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await turns()
+    sending.cancel()
+    with suppress(asyncio.CancelledError):
+        await sending
+
+
+async def test_texts_whose_requests_had_not_begun_when_the_process_stops_are_due_at_once(open_desk):
+    desk = open_desk(gateway=Gate(), in_flight=1)
+    for _ in range(3):
+        await desk.order()
+    await cut_off(desk)
+    assert statuses(await desk.messages()) == ["sending", "queued", "queued"]
+    assert [message.attempts for message in await desk.messages()] == [1, 0, 0]
+    assert len(desk.gateway.waiting[JANE]) == 1
+    desk.gateway.waiting.clear()
+    again = asyncio.create_task(desk.notifications.dispatch_due())
+    for number in (2, 3):
+        await desk.gateway.reached_by(JANE)
+        desk.gateway.answer(JANE, Accepted(provider_id=f"ATXid_{number}"))
+        await turns()
+    assert await again == 2
+    assert statuses(await desk.messages()) == ["sending", "sent", "sent"]
+
+
+async def test_what_cannot_be_taken_back_when_the_process_stops_is_left_to_the_sweep(
+    open_desk, rigged, caplog
+):
+    desk = open_desk(gateway=Gate(), in_flight=1, storage=rigged)
+    for _ in range(2):
+        await desk.order()
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await turns()
+    rigged.fail(1)
+    sending.cancel()
+    with suppress(asyncio.CancelledError):
+        await sending
+    assert sending.cancelled()
+    assert statuses(await desk.messages()) == ["sending", "sending"]
+    assert "texts that had not begun were not taken back" in caplog.messages
+
+
 async def test_expired_answers_are_forgotten_by_the_sweep(desk, once):
     await desk.customer(once=once())
     desk.clock.advance(DAY - SECOND)
@@ -856,6 +988,7 @@ async def test_a_report_that_comes_before_the_answer_is_not_lost(open_desk, word
     assert message.status is status
     buyer = await desk.customers.get(order.customer_id, by=desk.viewer)
     reached = status is SmsStatus.DELIVERED
+    assert desk.counts.cost == {"KES": 8000}
     assert buyer.reachability is (Reachability.REACHABLE if reached else Reachability.UNKNOWN)
     await desk.notifications.record_report(report("memory-1", words[0]))
     assert await desk.message(order) == message
@@ -925,6 +1058,124 @@ async def test_a_report_that_may_belong_to_a_text_under_way_does_not_settle_an_u
     assert (await desk.message(lost)).status is SmsStatus.UNKNOWN
     desk.gateway.answer(JANE, Accepted(provider_id="ATXid_2"))
     await sending
+    assert (await desk.message(following)).status is SmsStatus.DELIVERED
+    assert (await desk.message(lost)).status is SmsStatus.UNKNOWN
+
+
+@pytest.mark.parametrize("word", ["sent", "delivered", "failed"])
+async def test_a_report_that_comes_before_the_answer_is_lost_settles_the_message(open_desk, word):
+    desk = open_desk(gateway=Gate())
+    order = await desk.order()
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.notifications.record_report(report("ATXid_9", word, at=desk.clock.now()))
+    desk.gateway.answer(JANE, TIMEOUT)
+    await sending
+    await desk.notifications.sweep()
+    message = await desk.message(order)
+    assert (message.status, message.provider_id) == (SmsStatus(word), "ATXid_9")
+    assert desk.counts.texts[SmsEvent.ORDER_CREATED, SmsStatus(word)] == 1
+
+
+async def test_reports_about_an_attempt_that_died_with_its_process_settle_it(open_desk):
+    desk = open_desk(gateway=Gate(), resend_unknown=True, unknown_wait=MINUTE)
+    order = await crashed(desk)
+    for word in ("sent", "delivered"):
+        await desk.notifications.record_report(report("ATXid_9", word, at=desk.clock.now()))
+    desk.clock.advance(2 * MINUTE)
+    await desk.notifications.sweep()
+    desk.clock.advance(DAY / 2)
+    assert (await desk.notifications.sweep()).retried == 0  # it has arrived
+    message = await desk.message(order)
+    assert (message.status, message.provider_id) == (SmsStatus.DELIVERED, "ATXid_9")
+    buyer = await desk.customers.get(order.customer_id, by=desk.viewer)
+    assert buyer.reachability is Reachability.REACHABLE
+
+
+async def test_a_kept_report_settles_neither_of_two_messages_nor_one_that_came_after_it(open_desk):
+    desk = open_desk(gateway=Gate())
+    jane = await desk.customer()
+    await desk.notifications.record_report(report("ATXid_7", "delivered", at=desk.clock.now()))
+    desk.clock.advance(SECOND)
+    first = await desk.order(jane)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    desk.gateway.answer(JANE, TIMEOUT)
+    await sending
+    await desk.notifications.sweep()
+    assert (await desk.message(first)).status is SmsStatus.UNKNOWN
+    await desk.order(jane)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.notifications.record_report(report("ATXid_8", "delivered", at=desk.clock.now()))
+    await desk.notifications.sweep()
+    desk.gateway.answer(JANE, TIMEOUT)
+    await sending
+    await desk.notifications.sweep()
+    assert statuses(await desk.messages()) == ["unknown", "unknown"]
+
+
+async def test_a_kept_report_settles_an_unknown_message_once_the_other_text_is_settled(open_desk):
+    desk = open_desk(gateway=Gate())
+    jane = await desk.customer()
+    lost = await desk.order(jane)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    desk.gateway.answer(JANE, TIMEOUT)
+    await sending
+    await desk.order(jane)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.notifications.record_report(report("ATXid_1", "delivered", at=desk.clock.now()))
+    await desk.notifications.sweep()
+    assert (await desk.message(lost)).status is SmsStatus.UNKNOWN  # it may be the other one's
+    desk.gateway.answer(JANE, Accepted(provider_id="ATXid_2"))
+    await sending
+    await desk.notifications.sweep()
+    assert (await desk.message(lost)).status is SmsStatus.DELIVERED
+
+
+async def test_a_failure_that_is_told_after_the_delivery_teaches_nothing(desk):
+    order, _ = await sent_order(desk)
+    await desk.notifications.record_report(report("memory-1", "delivered"))
+    await desk.notifications.record_report(
+        report("memory-1", "failed", failure_reason="UserInBlackList")
+    )
+    buyer = await desk.customers.get(order.customer_id, by=desk.viewer)
+    assert buyer.reachability is Reachability.REACHABLE
+
+
+async def test_a_failure_that_came_with_the_delivery_before_the_answer_teaches_nothing(open_desk):
+    desk = open_desk(gateway=Gate())
+    order = await desk.order()
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    blocked = {"failure_reason": "UserInBlackList"}
+    for second, (word, fields) in enumerate((("delivered", {}), ("failed", blocked))):
+        at = desk.clock.now() + second * SECOND
+        await desk.notifications.record_report(report("ATXid_9", word, at=at, **fields))
+    desk.gateway.answer(JANE, Accepted(provider_id="ATXid_9"))
+    await sending
+    buyer = await desk.customers.get(order.customer_id, by=desk.viewer)
+    assert buyer.reachability is Reachability.REACHABLE
+
+
+async def test_a_report_that_may_be_about_a_text_to_somebody_else_at_that_phone_is_kept(open_desk):
+    desk = open_desk(gateway=Gate())
+    lost = await desk.order(await desk.customer())
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    desk.gateway.answer(JANE, TIMEOUT)
+    await sending
+    following = await desk.order(await desk.customer(name="John Smith"))
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE)
+    await desk.notifications.record_report(report("ATXid_2", "delivered", at=desk.clock.now()))
+    await desk.notifications.sweep()
+    assert (await desk.message(lost)).status is SmsStatus.UNKNOWN
+    desk.gateway.answer(JANE, Accepted(provider_id="ATXid_2"))
+    await sending
+    await desk.notifications.sweep()
     assert (await desk.message(following)).status is SmsStatus.DELIVERED
     assert (await desk.message(lost)).status is SmsStatus.UNKNOWN
 
@@ -1004,6 +1255,41 @@ async def test_a_text_is_sent_again_because_a_person_asks(desk):
     assert desk.queue.wakes == 2
     await desk.notifications.dispatch_due()
     assert [sms.id for sms in desk.gateway.sent] == [first.id, again.id]
+
+
+async def test_texts_about_one_order_that_waited_for_the_morning_go_out_one_after_the_other(
+    open_desk,
+):
+    night = datetime(2026, 11, 23, 19, tzinfo=UTC)
+    quiet = QuietHours(time(21), time(7))
+    desk = open_desk(gateway=Gate(), quiet_hours=quiet, now=night)
+    desk.clock.advance(-2 * HOUR)
+    orders = [await desk.order(), await desk.order(await desk.customer(phone_number=JOHN))]
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    for number in (JANE, JOHN):
+        await desk.gateway.reached_by(number)
+        desk.gateway.answer(number, Accepted(provider_id=number))
+    await sending
+    desk.gateway.sent.clear()
+    desk.clock.advance(3 * HOUR)
+    for target in (PROCESSING, SHIPPED, DELIVERED):
+        desk.clock.advance(HOUR)
+        for order in orders:
+            await desk.moved(order, target)
+    desk.clock.advance(12 * HOUR)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE, JOHN)
+    await turns()
+    assert desk.gateway.at_once == 2  # what is about another order does not wait
+    for about in ("shipped", "delivered"):
+        for number in (JANE, JOHN):
+            await desk.gateway.reached_by(number)
+            assert len(desk.gateway.waiting[number]) == 1
+            desk.gateway.answer(number, Accepted(provider_id=f"{number} {about}"))
+        await turns()
+    assert await sending == 4
+    said = [sms.text for sms in desk.gateway.sent if sms.to == JANE]
+    assert ["has been shipped" in said[0], "has been delivered" in said[1]] == [True, True]
 
 
 async def test_a_resent_text_goes_out_at_night(open_desk):

@@ -132,6 +132,30 @@ def test_storage_that_is_away_for_a_while_stops_nothing(caplog):
     assert all(not record.exc_info for record in caplog.records)
 
 
+class DeafQueue(InProcessQueue):
+    """Cannot listen, the first time."""
+
+    heard = 0
+
+    async def wait_for_work(self, timeout):  # noqa: ASYNC109  as its adapters
+        self.heard += 1
+        if self.heard == 1:
+            raise RuntimeError("not connected")
+        await super().wait_for_work(timeout)
+
+
+def test_a_queue_that_cannot_be_listened_to_does_not_end_the_relay(caplog):
+    async def main():
+        desk = Desk(queue=DeafQueue())
+        await desk.outbox.start()
+        await come_true(lambda: "the outbox relay failed" in caplog.messages)
+        await desk.take(1)
+        await come_true(lambda: len(desk.gateway.sent) == 1)
+        await desk.outbox.stop(grace=GRACE)
+
+    asyncio.run(main())
+
+
 def test_stopping_lets_the_attempt_under_way_finish_and_gives_the_others_back():
     async def main():
         gateway = SlowGateway()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -36,6 +37,7 @@ from savannah.domain.errors import (
     CustomerErased,
     CustomerOptedOut,
     NoSmsForStatus,
+    NotFound,
     Problems,
     ResendThrottled,
     SmsBudgetExhausted,
@@ -66,6 +68,8 @@ log = logging.getLogger("savannah.notifications")
 
 LEASE: Final = timedelta(seconds=30)
 REPORT_WINDOW: Final = timedelta(hours=24)
+# So far two processes may differ about the time at which a message is due.
+_CLOCKS_APART: Final = timedelta(seconds=1)
 _PAUSING: Final = (RefusalKind.ACCOUNT, RefusalKind.SENDER)
 
 
@@ -177,12 +181,16 @@ class Notifications:
     async def sweep(self, *, most: int = 500) -> Swept:
         """Find attempts that died with their process, and what follows an unknown outcome.
 
-        Also reports that were committed in the same instant as the answer to their send.
+        Also reports that came before it was known whose they are: in the same instant as the
+        answer to their send, or before it was certain that none comes.
         """
         now = self._clock.now()
         async with self._storage() as uow:
             stuck = await uow.notifications.stuck(handed_before=now - self._stuck_after, most=most)
             lost = [message.lost_sight("interrupted", at=now) for message in stuck]
+            if lost:
+                await uow.notifications.save(*lost)
+            told = await self._heed_kept(uow, now=now, most=most)
             retried: list[Notification] = []
             if self._policy.resend_unknown:
                 waited = now - self._policy.unknown_wait
@@ -190,16 +198,11 @@ class Notifications:
                 retried = [
                     message.retried_blindly(policy=self._policy, at=now) for message in unknown
                 ]
-            if changed := lost + retried:
-                await uow.notifications.save(*changed)
-            late = await uow.notifications.overtaken(most=most)
-            for report in await uow.notifications.kept_reports(late) if late else ():
-                told = await uow.notifications.by_provider_id(report.provider_id)
-                if told is not None and (after := await self._heed(uow, told, report)) is not None:
-                    changed.append(after)
+            if retried:
+                await uow.notifications.save(*retried)
             expired = await uow.idempotency.forget_expired(now=now)
             await uow.commit()
-        self._count(changed)
+        self._count([*lost, *told, *retried])
         if retried:
             self._jobs.wake()
         if lost:
@@ -224,10 +227,22 @@ class Notifications:
         """Hand leased messages to the gateway and keep what became of them.
 
         The gateway is called outside any transaction, after `sending` was committed; a crash in
-        between turns into `unknown`, never into a blind second send.
+        between turns into `unknown`, never into a blind second send. Cancelled, it makes those due
+        again at once whose requests have not begun.
         """
         started = await self._start(ids)
-        await asyncio.gather(*(self._deliver(message) for message in started))
+        not_begun = {message.id: message for message in started}
+        by_order: dict[OrderId, list[Notification]] = {}
+        for message in started:
+            by_order.setdefault(message.order_id, []).append(message)
+        try:
+            await asyncio.gather(
+                *(self._deliver_in_turn(messages, not_begun) for messages in by_order.values())
+            )
+        except asyncio.CancelledError:
+            if not_begun:
+                await self._take_back(not_begun)
+            raise
 
     async def _start(self, ids: Sequence[NotificationId]) -> Sequence[Notification]:
         """Judge the messages with what is known now; those that go out are marked `sending`."""
@@ -239,7 +254,12 @@ class Notifications:
                 probes = [] if pause.until > now else ids[:1]
                 await uow.notifications.release([id_ for id_ in ids if id_ not in probes])
                 ids = probes
-            due = await uow.notifications.start(ids) if ids else ()
+            waiting = await uow.notifications.start(ids) if ids else ()
+            latest = now + _CLOCKS_APART
+            due = [each for each in waiting if each.notification.due_at <= latest]
+            # The queue doubled an id whose message waits for a retry, or the clock went back.
+            early = [each.notification.id for each in waiting if each.notification.due_at > latest]
+            await uow.notifications.release(early)
             judged = await self._judge(uow, due, now=now)
             if judged:
                 await uow.notifications.save(*judged)
@@ -283,6 +303,10 @@ class Notifications:
             after = message.judged(verdict, at=now)
             if verdict.action is Action.SEND:
                 assert phone is not None
+                if each.order_version != message.order_version:
+                    with suppress(NotFound):  # deleted this very moment
+                        order = await uow.orders.get(message.order_id)
+                        after = after.rewritten(order, customer, policy=self._policy)
                 after = after.started(to=phone, at=now)
                 times.append(now)
             judged.append(after)
@@ -302,11 +326,34 @@ class Notifications:
             ),
         )
 
-    async def _hand_over(self, message: Notification) -> Outcome:
+    async def _take_back(self, not_begun: Mapping[NotificationId, Notification]) -> None:
+        now = self._clock.now()
+        try:
+            async with self._storage() as uow:
+                rows = await uow.notifications.get_many(list(not_begun), lock="update")
+                # A sweep may have taken them for dead; they are the sweep's then.
+                again = [
+                    row.taken_back(at=now)
+                    for row in rows
+                    if row.status is SmsStatus.SENDING
+                    and row.attempts == not_begun[row.id].attempts
+                ]
+                await uow.notifications.save(*again)
+                await uow.commit()
+        except Exception:
+            # They stay `sending` until the sweep.
+            log.exception("texts that had not begun were not taken back")
+        else:
+            self._count(again)
+
+    async def _hand_over(
+        self, message: Notification, not_begun: dict[NotificationId, Notification]
+    ) -> Outcome:
         assert message.to is not None
         assert message.text is not None
         trace.carry_on(message.request_id, message.traceparent, message.tracestate)
         async with self._slots:
+            del not_begun[message.id]
             try:
                 return _outcome(
                     await self._gateway.send(
@@ -318,10 +365,19 @@ class Notifications:
                 log.exception("the gateway adapter failed", extra={"notification": message.id})
                 return UnknownOutcome(cause="adapter_error")
 
-    async def _deliver(self, message: Notification) -> None:
+    async def _deliver_in_turn(
+        self, messages: Sequence[Notification], not_begun: dict[NotificationId, Notification]
+    ) -> None:
+        """Those about one order, which mostly became due together: shipped before delivered."""
+        for message in messages:
+            await self._deliver(message, not_begun)
+
+    async def _deliver(
+        self, message: Notification, not_begun: dict[NotificationId, Notification]
+    ) -> None:
         self._under_way += 1
         try:
-            outcome = await self._hand_over(message)
+            outcome = await self._hand_over(message, not_begun)
         finally:
             self._under_way -= 1
         await self._keep(message, outcome)
@@ -380,8 +436,8 @@ class Notifications:
                     )
                 if isinstance(outcome, Accepted):
                     for report in early.get(outcome.provider_id, ()):
+                        lessons.append((after, after.lesson_of(report)))
                         after = after.reported(report)
-                        lessons.append((after, report.reachability))
                 elif isinstance(outcome, RefusedSms) and outcome.kind is RefusalKind.BLOCKED:
                     lessons.append((message, Reachability.BLOCKED))
                 if after is not current[message.id]:
@@ -395,6 +451,8 @@ class Notifications:
             await uow.commit()
         self._count(settled)
         for message in settled:
+            if (cost := message.cost) is not None and current[message.id].cost is None:
+                self._metrics.sms_cost(cost.currency, cost.units)
             log.info(
                 "a text message was handed over",
                 extra={
@@ -441,8 +499,8 @@ class Notifications:
         """Keep a delivery report and what it means; a repeat changes nothing.
 
         A report with an unknown id settles the one `unknown` message to the same phone of the
-        last 24 hours, if there is exactly one and no text to that customer is under way; else it
-        is kept until the id becomes known.
+        last 24 hours, if there is exactly one and no text to that phone is under way; else it
+        is kept until the sweep finds that the id became known, or that this is so.
         """
         after: Notification | None = None
         async with self._storage() as uow:
@@ -470,30 +528,43 @@ class Notifications:
 
     async def _whose(self, uow: UnitOfWork, report: DeliveryReport) -> Notification | None:
         after = report.received_at - REPORT_WINDOW
-        unknown = await uow.notifications.unknown_to(report.phone, handed_after=after)
-        if len(unknown) != 1:
+        # One under way counts, too: nobody knows its id before its answer.
+        possible = await uow.notifications.open_to(report.phone, handed_after=after)
+        if len(possible) != 1 or possible[0].status is not SmsStatus.UNKNOWN:
             return None
-        under_way = await uow.notifications.list(
-            NotificationFilter(status=[SmsStatus.SENDING], customer=[unknown[0].customer_id]),
-            PageRequest(limit=1, count=False),
-        )
-        if under_way.items:  # it may be that one's, whose id nobody knows before its answer
-            return None
-        # One that was under way a moment ago is settled by now, or unknown, too.
-        own = await uow.notifications.by_provider_id(report.provider_id)
-        again = await uow.notifications.unknown_to(report.phone, handed_after=after)
-        return own or (again[0] if len(again) == 1 else None)
+        # One that was under way a moment ago may just have been settled.
+        return await uow.notifications.by_provider_id(report.provider_id) or possible[0]
 
     async def _heed(
         self, uow: UnitOfWork, message: Notification, report: DeliveryReport
     ) -> Notification | None:
         """Keep what a report says about a message; the message, if that changed it."""
-        await self._learn(uow, message, report.reachability)
+        await self._learn(uow, message, message.lesson_of(report))
         after = message.reported(report)
         if after is message:
             return None
         await uow.notifications.save(after)
         return after
+
+    async def _heed_kept(
+        self, uow: UnitOfWork, *, now: datetime, most: int
+    ) -> Sequence[Notification]:
+        """Keep what reports say whose message is known by now; the messages as each left them."""
+        changed: list[Notification] = []
+        late = await uow.notifications.overtaken(most=most)
+        for report in await uow.notifications.kept_reports(late) if late else ():
+            message = await uow.notifications.by_provider_id(report.provider_id)
+            if message is not None and (after := await self._heed(uow, message, report)):
+                changed.append(after)
+        waited = now - REPORT_WINDOW
+        for report in await uow.notifications.unclaimed(handed_after=waited, most=most):
+            if (message := await self._whose(uow, report)) is None:
+                continue
+            for each in await uow.notifications.kept_reports([report.provider_id]):
+                if after := await self._heed(uow, message, each):
+                    message = after
+                    changed.append(after)
+        return changed
 
     async def _learn(
         self, uow: UnitOfWork, message: Notification, taught: Reachability | None
@@ -504,8 +575,6 @@ class Notifications:
     def _count(self, messages: Iterable[Notification]) -> None:
         for message in messages:
             self._metrics.sms(message.event, message.status)
-            if message.status is SmsStatus.SENT and message.cost is not None:
-                self._metrics.sms_cost(message.cost.currency, message.cost.units)
 
     # --- what people ask for ---------------------------------------------------------------------
 

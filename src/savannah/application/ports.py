@@ -158,10 +158,11 @@ class Orders(Protocol):
 class DueMessage:
     """A leased message with what the policy looks at just before it is handed over.
 
-    `order_deleted` and `customer` are as of now; the notification's row is locked.
+    `order_version`, `order_deleted` and `customer` are as of now; the notification's row is locked.
     """
 
     notification: Notification
+    order_version: int
     order_deleted: bool
     customer: Customer
 
@@ -242,8 +243,11 @@ class Notifications(Protocol):
         """Locked for this unit of work."""
 
     @abstractmethod
-    async def unknown_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
-        """Messages `unknown` to that E.164 number, locked; at most two are returned."""
+    async def open_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
+        """Messages to that E.164 number whose outcome is open, locked; at most two are returned.
+
+        They are `sending` or `unknown`.
+        """
 
     @abstractmethod
     async def texted_at(
@@ -280,6 +284,14 @@ class Notifications(Protocol):
 
         A report and the answer to its send can be committed in the same instant, and neither
         sees the other.
+        """
+
+    @abstractmethod
+    async def unclaimed(self, *, handed_after: datetime, most: int) -> Sequence[DeliveryReport]:
+        """Kept reports that an `unknown` message may have waited for, oldest first.
+
+        They came from its phone after it was handed over, which was after that moment, and since
+        then no other outcome of a text to that phone is open.
         """
 
     @abstractmethod

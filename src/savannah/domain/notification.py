@@ -494,7 +494,8 @@ class Notification:
 
     Attributes:
         to: the phone when it was queued; the one valid when it is sent replaces it.
-        text: what is sent, and not in the `repr`; None once the customer was erased.
+        text: what is sent, and not in the `repr`; written anew when its order was edited before it
+            is. None once the customer was erased.
         due_at: not handed over before this; meaningful while it waits.
         outcome_code: the gateway's word for the last refusal, failure or unknown outcome.
         handed_at: when the current attempt began.
@@ -551,17 +552,7 @@ class Notification:
         Budget and phone limit are judged later, just before it is handed over. A `resend_of`
         means that a person asked for it.
         """
-        text = sms_text.render(
-            event,
-            customer.locale,
-            name=customer.name or "",
-            order_number=order.number,
-            item=order.item,
-            quantity=order.quantity,
-            total=order.total.text,
-            currency=order.price.currency,
-            max_segments=policy.max_segments,
-        )
+        text = _text_about(event, order, customer, locale=customer.locale, policy=policy)
         size = sms_text.segment(text)
         key = dedupe_key(order.id, event, order.version)
         facts = Facts(
@@ -598,6 +589,17 @@ class Notification:
         )
         return fresh.judged(decide(facts, policy), at=at)
 
+    @property
+    def order_version(self) -> int:
+        """The version of the order that the text was written about."""
+        return int(self.dedupe_key.split(":")[2])
+
+    def rewritten(self, order: Order, customer: Customer, *, policy: Policy) -> Self:
+        """The message with a text about the order as it is now."""
+        text = _text_about(self.event, order, customer, locale=self.locale, policy=policy)
+        size = sms_text.segment(text)
+        return replace(self, text=text, encoding=size.encoding, segments=size.segments)
+
     def judged(self, verdict: Verdict, *, at: datetime) -> Self:
         """The message under a verdict: still due, skipped for good, or waiting."""
         kept = replace(self, rules=verdict.rules)
@@ -630,6 +632,12 @@ class Notification:
             attempts=self.attempts + 1,
             handed_at=at,
             updated_at=at,
+        )
+
+    def taken_back(self, *, at: datetime) -> Self:
+        """Due again at once: the gateway has surely not been asked."""
+        return replace(
+            self, status=SmsStatus.QUEUED, attempts=self.attempts - 1, due_at=at, updated_at=at
         )
 
     def settled(self, outcome: Outcome, *, policy: Policy, jitter: float, at: datetime) -> Self:
@@ -724,6 +732,15 @@ class Notification:
             case _:
                 return self
 
+    def lesson_of(self, report: DeliveryReport) -> Reachability | None:
+        """What a report about this message, as it was before, teaches about its phone.
+
+        One that a delivered message has failed is late, or wrong.
+        """
+        if self.status is SmsStatus.DELIVERED and report.report is Report.FAILED:
+            return None
+        return report.reachability
+
 
 def lagos_morning(after: datetime) -> datetime:
     """The next 08:00 in Lagos, when promotional texts may go out again."""
@@ -732,6 +749,22 @@ def lagos_morning(after: datetime) -> datetime:
     if morning <= local:
         morning = datetime.combine(local.date() + timedelta(days=1), LAGOS_MORNING, LAGOS)
     return morning.astimezone(after.tzinfo)
+
+
+def _text_about(
+    event: SmsEvent, order: Order, customer: Customer, *, locale: Locale, policy: Policy
+) -> str:
+    return sms_text.render(
+        event,
+        locale,
+        name=customer.name or "",
+        order_number=order.number,
+        item=order.item,
+        quantity=order.quantity,
+        total=order.total.text,
+        currency=order.price.currency,
+        max_segments=policy.max_segments,
+    )
 
 
 def dedupe_key(order_id: UUID, event: SmsEvent, version: int) -> str:

@@ -163,6 +163,8 @@ _PLAIN: Final = str.maketrans(
         **dict.fromkeys("\u00ad\u200b\u2060\ufeff"),
         # Invisible, and they would turn around the text that follows, order number included.
         **dict.fromkeys("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"),
+        # Invisible marks of direction: they come along when a name is copied from a phone.
+        **dict.fromkeys("\u200e\u200f\u061c"),
     }
 )
 

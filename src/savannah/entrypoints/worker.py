@@ -166,7 +166,7 @@ class Outbox:
         while not self._stopped.is_set():
             began_at = time.monotonic()
             try:
-                idle = await self._round()
+                await self._queue.wait_for_work(await self._round())
                 failures = 0
             except Exception as error:  # nothing in one round may end the relay
                 backoff_s = min(_FIRST_BACKOFF_S * 2**failures, _LONGEST_BACKOFF_S)
@@ -179,7 +179,6 @@ class Outbox:
                 )
                 await self._nap(backoff_s)
             else:
-                await self._queue.wait_for_work(idle)
                 early_s = began_at + ROUND_EVERY_S - time.monotonic()
                 if early_s > 0:
                     await self._nap(early_s)

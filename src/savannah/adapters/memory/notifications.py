@@ -23,7 +23,8 @@ from savannah.domain.notification import (
 from savannah.domain.order import NotificationId, OrderId
 from savannah.domain.paging import Page, PageRequest, Position
 
-_REACHED_A_PHONE: Final = HANDED_OVER | {SmsStatus.SENDING, SmsStatus.UNKNOWN}
+_OPEN: Final = frozenset({SmsStatus.SENDING, SmsStatus.UNKNOWN})
+_REACHED_A_PHONE: Final = HANDED_OVER | _OPEN
 _GATEWAY: Final = "gateway"
 
 
@@ -132,6 +133,7 @@ class MemoryNotifications(Notifications):
                 started.append(
                     DueMessage(
                         notification=message,
+                        order_version=order.version,
                         order_deleted=order.deleted_at is not None,
                         customer=customer,
                     )
@@ -163,13 +165,13 @@ class MemoryNotifications(Notifications):
         notification_id = self._tables.by_provider_id.get(provider_id)
         return None if notification_id is None else await self.get(notification_id)
 
-    async def unknown_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
+    async def open_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
         found = [
             row
             for row, handed_at in self._handed_to(phone)
-            if row.status is SmsStatus.UNKNOWN and handed_at > handed_after
+            if row.status in _OPEN and handed_at > handed_after
         ]
-        return sorted(found, key=attrgetter("handed_at", "id"))[:2]
+        return sorted(found, key=attrgetter("id"))[:2]
 
     async def texted_at(
         self, phones: Collection[str], *, after: datetime
@@ -244,6 +246,22 @@ class MemoryNotifications(Notifications):
         known = {message.provider_id for message in self._tables.notifications.values()}
         waiting = {key[0] for key, row in self._tables.reports.items() if not row.matched}
         return sorted(waiting & known)[:most]
+
+    async def unclaimed(self, *, handed_after: datetime, most: int) -> Sequence[DeliveryReport]:
+        found = []
+        for row in self._tables.reports.values():
+            if row.matched or row.report.report is None:
+                continue
+            possible = [
+                (message.status, handed_at)
+                for message, handed_at in self._handed_to(row.report.phone)
+                if message.status in _OPEN and handed_at > handed_after
+            ]
+            if len(possible) == 1:
+                ((status, handed_at),) = possible
+                if status is SmsStatus.UNKNOWN and handed_at <= row.report.received_at:
+                    found.append(row.report)
+        return sorted(found, key=attrgetter("received_at", "provider_id", "word"))[:most]
 
     async def pause(self) -> Pause | None:
         return self._tables.pauses.get(_GATEWAY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from asyncio import Task
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
@@ -14,6 +15,8 @@ from savannah.adapters.saq_queue.jobs import Jobs
 from savannah.application.ports import JobQueue
 from savannah.domain.errors import Unavailable
 from savannah.domain.order import NotificationId
+
+logger = logging.getLogger("savannah.queue")
 
 
 class SaqQueue(JobQueue):
@@ -134,4 +137,6 @@ class SaqQueue(JobQueue):
                             self._woken.set()
             except AWAY as error:
                 self._trouble.say(error)
-                await asyncio.sleep(AGAIN_AFTER_S)
+            except Exception:  # whatever it is, we listen again
+                logger.exception("the listener for wake-ups failed")
+            await asyncio.sleep(AGAIN_AFTER_S)

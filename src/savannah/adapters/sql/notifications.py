@@ -26,6 +26,7 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
+    and_,
     any_,
     bindparam,
     cast,
@@ -76,7 +77,8 @@ from savannah.domain.paging import Page, PageRequest
 from savannah.domain.phone import PhoneNumber
 from savannah.domain.sms_text import Encoding, Locale, SmsEvent
 
-_REACHED_A_PHONE: Final = sorted(HANDED_OVER | {SmsStatus.SENDING, SmsStatus.UNKNOWN})
+_OPEN: Final = frozenset({SmsStatus.SENDING, SmsStatus.UNKNOWN})
+_REACHED_A_PHONE: Final = sorted(HANDED_OVER | _OPEN)
 _GATEWAY: Final = "gateway"
 
 _n = notifications.c
@@ -133,11 +135,11 @@ _HANDED_BEFORE: Final = (
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-_UNKNOWN_TO: Final = (
+_OPEN_TO: Final = (
     _SELECT.where(
         _n.to_phone == bindparam("phone"),
         _n.handed_at > bindparam("after"),
-        _n.status == SmsStatus.UNKNOWN,
+        _n.status.in_(sorted(_OPEN)),
     )
     .order_by(_n.id)
     .limit(2)
@@ -170,6 +172,34 @@ _OVERTAKEN: Final = (
     .join(notifications, _n.provider_id == delivery_reports.c.provider_id)
     .where(delivery_reports.c.matched.is_(False))
     .order_by(delivery_reports.c.provider_id)
+    .limit(bindparam("most"))
+)
+_UNCLAIMED: Final = (
+    select(delivery_reports)
+    .where(
+        delivery_reports.c.matched.is_(False),
+        delivery_reports.c.report.is_not(None),
+        delivery_reports.c.received_at > bindparam("after"),
+        # One outcome is open, and that one's message may have waited for the report.
+        select(
+            and_(
+                func.count() == 1,
+                func.count().filter(
+                    _n.status == SmsStatus.UNKNOWN, _n.handed_at <= delivery_reports.c.received_at
+                )
+                == 1,
+            )
+        )
+        .where(
+            _n.to_phone == delivery_reports.c.phone,
+            _n.status.in_(sorted(_OPEN)),
+            _n.handed_at > bindparam("after"),
+        )
+        .scalar_subquery(),
+    )
+    .order_by(
+        delivery_reports.c.received_at, delivery_reports.c.provider_id, delivery_reports.c.word
+    )
     .limit(bindparam("most"))
 )
 _MATCH_REPORT: Final = update(delivery_reports).where(
@@ -230,7 +260,10 @@ class _Many:
             .values(free_at=_n.due_at)
         )
         self.start: Final = (
-            _SELECT.add_columns(orders.c.deleted_at.label("order_deleted_at"))
+            _SELECT.add_columns(
+                orders.c.version.label("order_version"),
+                orders.c.deleted_at.label("order_deleted_at"),
+            )
             .join(orders, orders.c.id == _n.order_id)
             .where(self._among(_n.id, "ids"), IN_OUTBOX)
             .order_by(_n.id)
@@ -402,6 +435,7 @@ class SqlNotifications(Notifications):
         return [
             DueMessage(
                 notification=_notification_of(row),
+                order_version=row.order_version,
                 order_deleted=row.order_deleted_at is not None,
                 customer=by_id[row.customer_id],
             )
@@ -428,8 +462,8 @@ class SqlNotifications(Notifications):
         row = await self._transaction.first(_BY_PROVIDER_ID, {"provider_id": provider_id})
         return None if row is None else _notification_of(row)
 
-    async def unknown_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
-        return await self._found(_UNKNOWN_TO, {"phone": phone, "after": handed_after})
+    async def open_to(self, phone: str, *, handed_after: datetime) -> Sequence[Notification]:
+        return await self._found(_OPEN_TO, {"phone": phone, "after": handed_after})
 
     async def texted_at(
         self, phones: Collection[str], *, after: datetime
@@ -491,6 +525,10 @@ class SqlNotifications(Notifications):
 
     async def overtaken(self, *, most: int) -> Sequence[str]:
         return [row.provider_id for row in await self._transaction.all(_OVERTAKEN, {"most": most})]
+
+    async def unclaimed(self, *, handed_after: datetime, most: int) -> Sequence[DeliveryReport]:
+        values = {"after": handed_after, "most": most}
+        return [_report_of(row) for row in await self._transaction.all(_UNCLAIMED, values)]
 
     async def pause(self) -> Pause | None:
         row = await self._transaction.first(_PAUSE)

@@ -438,6 +438,14 @@ delivery_reports: Final = Table(
     Column("matched", Boolean, nullable=False),
     _one_of("report", Report),
 )
+# Those whose message is not known: few, and looked for every few seconds.
+_unmatched: Final = delivery_reports.c.matched.is_(False)
+Index(
+    "ix_delivery_reports_unmatched",
+    delivery_reports.c.received_at,
+    sqlite_where=_unmatched,
+    postgresql_where=_unmatched,
+)
 
 gateway_pauses: Final = Table(
     "gateway_pauses",

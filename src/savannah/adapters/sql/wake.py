@@ -76,6 +76,8 @@ class PostgresWakes:
                 await self._listen_once(heard)
             except _AWAY as error:
                 log.debug("nobody can wake us now", extra={"error": type(error).__name__})
+            except Exception:  # whatever it is, we listen again
+                log.exception("the listener for wake-ups failed")
             await asyncio.sleep(_AGAIN_AFTER_S)
 
     async def _listen_once(self, heard: Callable[[], None]) -> None:
