@@ -209,6 +209,60 @@ def test_headers_that_are_too_large_are_refused_at_once(head):
     assert said.startswith(b"HTTP/1.1 431 ") or not said
 
 
+CHUNKED = b"POST / HTTP/1.1\r\nhost: desk\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begun", "endless"),
+    [
+        (b"1\r\nb\r\n0\r\n", b"x-a: b\r\n" * 1000),
+        (b"1\r\nb\r\n0\r\nx-a: ", b"b" * 8000),
+        (b"1;a=", b"b" * 8000),
+    ],
+    ids=["trailers", "one trailer", "an extension of a chunk"],
+)
+def test_what_is_neither_head_nor_body_has_an_end_too(begun, endless):
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(CHUNKED + begun)
+            sent = 0
+            try:
+                while sent < 10_000_000 and not site.cut:
+                    writer.write(endless)
+                    await writer.drain()
+                    sent += len(endless)
+                    await asyncio.sleep(0)
+            except ConnectionError:
+                pass
+            await ends(reader)
+            assert await site.is_served()
+            writer.close()
+            return set(site.cut)
+
+    assert asyncio.run(story()) == {"large_head"}
+
+
+def test_a_trailer_is_not_taken_for_a_header():
+    seen = []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            seen.append(scope["headers"])
+        await echo(scope, receive, send)
+
+    async def story():
+        async with serving(app) as site:
+            reader, writer = await site.connect()
+            writer.write(CHUNKED + b"1\r\nb\r\n0\r\nx-forwarded-for: 192.0.2.1\r\n\r\n")
+            said = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+            writer.close()
+            return said
+
+    assert asyncio.run(story()).startswith(b"HTTP/1.1 200 ")
+    assert [name for name, _ in seen[0]] == [b"host", b"transfer-encoding"]
+
+
 def test_beyond_the_limit_the_longest_idle_connection_makes_room():
     async def story():
         async with serving(connections=3) as site:

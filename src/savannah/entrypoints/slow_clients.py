@@ -4,7 +4,9 @@ Slowloris and its kin hold connections open by sending, or reading, a byte now a
 ends idle connections only, so its protocol is given deadlines here. A sweep looks at them once in
 a while: a request pays for two looks at the clock and no timer.
 
-Bodies are counted further in (`requests.BODY_MAX`), where the answer can be a whole one.
+Bodies are counted further in (`requests.BODY_MAX`), where the answer can be a whole one. What
+stands around the pieces of one, trailers above all, is counted here: nobody reads it, and the
+parser and uvicorn would keep all of it.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ class PatientProtocol(HttpToolsProtocol):
         self.due: float | None = None
         self.late_for = "slow_head"
         self.idle_since = 0.0
-        self._head_bytes: int | None = 0  # None while no head is being read
+        self._in_head = True
+        self._other_bytes = 0  # since the last message or piece of a body ended
 
     @property
     def is_idle(self) -> bool:
@@ -74,19 +77,26 @@ class PatientProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
+        self._other_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes is not None and self._head_bytes > HEAD_MAX:
+        if self._other_bytes > HEAD_MAX and not self.transport.is_closing():
             self._cut("large_head", 431, "The headers are too large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_head = True
         if self.due is None:
             self._expect("slow_head")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # RFC 9110 section 6.5.1: a trailer is no header. It comes after a proxy has said whose
+        # request this is.
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._head_bytes = None
+        self._in_head = False
+        self._other_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > HEAD_MAX:
             self._cut("large_head", 431, "The headers are too large")
@@ -95,12 +105,13 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._other_bytes = 0
         if not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self.due = None
-        self._head_bytes = 0
+        self._other_bytes = 0
         if not self.transport.is_closing():
             super().on_message_complete()
 
