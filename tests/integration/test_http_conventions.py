@@ -408,6 +408,14 @@ def test_a_strange_host_is_refused(open_desk, refused, host):
         assert desk.get(probe, headers={"Host": "10.0.0.5:8000"}).status_code == 200
 
 
+def test_a_request_for_two_hosts_is_refused(open_desk, refused):
+    desk = open_desk(allowed_hosts=HOSTS)
+    for second in ("evil.example", "shop.example.com"):
+        headers = [("Host", "shop.example.com"), ("Host", second)]
+        answer = desk.run(desk.client.get("/api/orders/", headers=headers))
+        refused(answer, 400, "invalid_host")
+
+
 def test_plain_http_is_sent_to_https_in_production(open_desk):
     desk = open_desk(debug=False)
     for method in ("GET", "POST"):
@@ -465,7 +473,7 @@ def test_forwarded_headers_of_others_do_not_count(open_desk, refused):
     assert (answer.status_code, answer.headers["location"][:8]) == (308, "https://")
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/%6detrics", "/%2Fmetrics"])
 def test_figures_are_for_those_who_ask_directly(open_desk, refused, path):
     desk = open_desk(debug=False, trusted_proxies=(ip_network("127.0.0.1/32"),))
     refused(desk.get(path, headers=FORWARDED), 404, "not_found")
