@@ -897,6 +897,39 @@ def test_nobody_in_particular_makes_us_keep_proofs(op, machine, own_key):
     assert op.run(is_new(stranger))
 
 
+def test_proofs_under_the_name_of_a_public_client_have_a_limit(open_desk, own_key):
+    desk = open_desk(rate_limit=Rate(2, MINUTE))
+    app = new_app(desk, client_type="public")
+    fields = {"grant_type": "refresh_token", "refresh_token": "rt_nobodys"}
+    for place in range(3):
+        shown = proof(desk, own_key, "POST", TOKEN_URI, jti=f"{place}")
+        answer = bound_call(desk, app, fields, shown)
+        if place < 2:
+            is_refused(answer, 400, "invalid_grant")
+    is_refused(answer, 429, "temporarily_unavailable")
+
+    async def is_new(jti):
+        async with desk.storage() as uow:
+            kept = digest(f"proof {own_key.thumbprint()} {jti}")
+            return await uow.handshakes.claim(kept, expires_at=desk.clock.now() + MINUTE)
+
+    assert [desk.run(is_new(f"{place}")) for place in range(3)] == [False, False, True]
+
+
+def test_what_a_client_does_in_its_own_name_has_the_limit_of_its_calls(open_desk):
+    desk = open_desk(rate_limit=Rate(2, MINUTE))
+    register(desk)
+    machine = new_app(desk, grant_types=["client_credentials"])
+    token = machine.post("/oauth/token", **MACHINE).json()["access_token"]
+    assert desk.get("/api/orders/", by=f"Bearer {token}").status_code == 200
+    is_refused(machine.post("/oauth/token", **MACHINE), 429, "temporarily_unavailable")
+    app = new_app(desk)
+    token = app.tokens(scope="openid")["access_token"]
+    assert [app.userinfo(token).status_code for _ in range(3)] == [200, 200, 429]
+    # Guesses have that of their address.
+    assert [app.userinfo("guess").status_code for _ in range(3)] == [401, 401, 429]
+
+
 def test_a_plain_token_is_no_better_with_a_proof(op, machine, own_key):
     token = machine.post("/oauth/token", **MACHINE).json()["access_token"]
     shown = proof(op, own_key, "GET", API_URI, token=token)

@@ -38,6 +38,7 @@ from savannah.entrypoints.http.door import (
     TheDoor,
     access_token,
     address_of,
+    count_request,
     key_thumbprint,
     proved_key,
 )
@@ -299,6 +300,7 @@ async def issue_tokens(request: AnyRequest, door: TheDoor) -> AnyResponse:
     form = await read_form(request)
     form.require_single(but=("resource",))
     client = await the_client(request, door, form)
+    await _count(request, door, form, client)
     issued = await door.identity.issuance.issue(
         form,
         client,
@@ -316,6 +318,18 @@ async def issue_tokens(request: AnyRequest, door: TheDoor) -> AnyResponse:
     if issued.id_token is not None:
         body["id_token"] = issued.id_token
     return protocol_json(body)
+
+
+async def _count(request: AnyRequest, door: Door, form: Parameters, client: Client) -> None:
+    """Count what leaves something in storage whatever comes of it: proofs, and clients' own logins.
+
+    The people of an app do not share one limit. Anybody can say the name of a public client, so
+    its address counts. Raises: RateLimited.
+    """
+    if "dpop" in request.headers or form.one("grant_type") == GrantType.CLIENT_CREDENTIALS:
+        public = client.client_type is ClientType.PUBLIC
+        key = f"tokens:{address_of(request)}" if public else f"client:{client.client_id}"
+        await count_request(request, door, key, door.options.rate_limit)
 
 
 @endpoint("POST", paths=["/oauth/introspect", "/o/introspect"])
@@ -354,10 +368,14 @@ async def push(request: AnyRequest, door: TheDoor) -> AnyResponse:
 @endpoint("GET", "POST", paths=["/oauth/userinfo", "/o/userinfo"])
 async def userinfo(request: AnyRequest, door: TheDoor) -> AnyResponse:
     shown = await _shown_token(request)
-    thumbprint = await key_thumbprint(request, door, shown)
-    return protocol_json(
-        await door.identity.issuance.user_claims(shown.token, key_thumbprint=thumbprint)
-    )
+    try:
+        thumbprint = await key_thumbprint(request, door, shown)
+        claims = await door.identity.issuance.user_claims(shown.token, key_thumbprint=thumbprint)
+    except Unauthenticated:
+        await door.count_refused(request)
+        raise
+    await count_request(request, door, f"user:{claims['sub']}", door.options.rate_limit)
+    return protocol_json(claims)
 
 
 async def _shown_token(request: AnyRequest) -> ShownToken:

@@ -35,7 +35,6 @@ from savannah.entrypoints.http.door import (
     Door,
     ShownToken,
     access_token,
-    address_of,
     count_request,
     json_response,
     key_thumbprint,
@@ -188,8 +187,7 @@ async def _admin(request: AnyRequest) -> None:
     try:
         caller = await _require_admin(request, door, shown)
     except Unauthenticated:
-        refused = f"refused:{address_of(request)}"
-        await count_request(request, door, refused, door.options.rate_limit)
+        await door.count_refused(request)
         raise
     await count_request(request, door, caller.principal, door.options.rate_limit)
 
