@@ -10,7 +10,16 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
-from relying_party import CALLBACK, NONCE, VERIFIER, challenge, is_consent, new_app, register
+from relying_party import (
+    CALLBACK,
+    NONCE,
+    PASSWORD,
+    VERIFIER,
+    challenge,
+    is_consent,
+    new_app,
+    register,
+)
 from savannah.application.identity import IdentitySettings
 from savannah.domain.access import Caller, Role
 from savannah.domain.identity import AuthMethod, GrantType, digest
@@ -799,6 +808,28 @@ def test_what_was_allowed_is_seen_and_withdrawn_and_ends_every_login(op, app):
     for again in (path, "/api/auth/consents/caf%C3%A9/"):
         assert op.delete(again, by=mine).status_code == 404
     assert is_consent(app.authorize(scope="openid"))
+
+
+def test_an_app_of_somebody_else_looks_after_no_account(op, app):
+    """Whatever its scopes: they say what userinfo tells it, and nothing about changes."""
+    theirs = f"Bearer {app.tokens(scope='openid profile email read')['access_token']}"
+    assert op.get("/api/orders/", by=theirs).status_code == 200
+    password = {"old_password": PASSWORD, "new_password": "new-Password-1"}
+    for answer in (
+        op.get("/api/auth/profile/", by=theirs),
+        op.patch("/api/auth/profile/", by=theirs, json={"email": "evil@example.com"}),
+        op.get("/api/auth/consents/", by=theirs),
+        op.delete(f"/api/auth/consents/{app.client_id}/", by=theirs),
+        op.post(
+            "/api/auth/change-password/",
+            by=theirs,
+            json={**password, "confirm_password": password["new_password"]},
+        ),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (403, "role_forbidden")
+    ours = new_app(op, first_party=True)
+    own = f"Bearer {ours.tokens(scope='openid')['access_token']}"
+    assert op.get("/api/auth/profile/", by=own).json()["email"] == "johndoe@example.com"
 
 
 # --- proof of possession -------------------------------------------------------------------------
