@@ -132,6 +132,21 @@ def test_a_login_gets_a_new_cookie_that_scripts_and_other_sites_do_not_get(op, a
     assert {"httponly", "samesite=lax", "path=/"} <= {part.strip() for part in first.split(";")}
 
 
+def test_cookies_are_read_as_they_are(op, app):
+    """Unquoting those of strangers would cost the square of their length."""
+    app.through(app.authorize())
+    value = app.browser.client.cookies["savannah"]
+    asked = f"/oauth/authorize?{urlencode(app.request(prompt='none'))}"
+
+    def is_known(cookie):
+        answer = op.get(asked, headers={"Cookie": cookie})
+        return "code=" in answer.headers["location"]
+
+    assert is_known(f'x="\\"y; a=b;savannah={value} ; z')
+    assert not is_known(f'savannah="{value}"')
+    assert not is_known(f"xsavannah={value}; savannah")
+
+
 def test_behind_https_the_cookie_is_this_hosts_alone(secure_desk):
     register(secure_desk)
     app = new_app(secure_desk)

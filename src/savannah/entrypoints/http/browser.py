@@ -40,7 +40,7 @@ from savannah.entrypoints.http.forms import read_form, read_query
 from savannah.entrypoints.http.operations import given_by_name
 from savannah.entrypoints.http.pages import Language
 from savannah.entrypoints.http.problems import DoorError
-from savannah.entrypoints.http.requests import AnyRequest
+from savannah.entrypoints.http.requests import AnyRequest, cookie_of
 
 log = logging.getLogger("savannah.oauth")
 
@@ -138,7 +138,7 @@ def _cookie_name(door: Door) -> str:
 
 def session_cookie(request: AnyRequest, door: Door) -> str | None:
     """What the browser holds of its session, where that can be one of ours."""
-    value = request.cookies.get(_cookie_name(door))
+    value = cookie_of(request, _cookie_name(door))
     sound = value is not None and 0 < len(value) <= _SYMBOLS_MOST and value.isascii()
     return value if sound else None
 

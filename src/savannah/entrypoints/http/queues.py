@@ -39,7 +39,7 @@ from savannah.entrypoints.http.door import (
     json_response,
     key_thumbprint,
 )
-from savannah.entrypoints.http.requests import AnyRequest, read_body
+from savannah.entrypoints.http.requests import AnyRequest, cookie_of, read_body
 
 if TYPE_CHECKING:
     from savannah.adapters.saq_queue.board import QueueBoard
@@ -176,7 +176,7 @@ async def _admin(request: AnyRequest) -> None:
             principal = f"user:{here.user.id}"
             await count_request(request, door, principal, door.options.rate_limit)
             return
-        if kept := request.cookies.get(COOKIE):
+        if kept := cookie_of(request, COOKIE):
             shown = ShownToken(kept, bound=False)
         elif here is not None:
             await door.count_anonymous(request)

@@ -71,6 +71,22 @@ def path_id(raw: str, what: str) -> UUID:
         raise NotFound(what) from None
 
 
+def cookie_of(request: AnyRequest, name: str) -> str | None:
+    """The value of a cookie; the last one, where there are several.
+
+    The framework would unquote all of them, in a time that grows with the square of their length.
+    Source: RFC 6265 section 5.4; our own values need no quotes.
+    """
+    found = None
+    for header, value in request.scope["headers"]:
+        if header == b"cookie":
+            for pair in value.decode("latin-1").split(";"):
+                key, equals, kept = pair.strip(" \t").partition("=")
+                if equals and key == name:
+                    found = kept
+    return found
+
+
 async def read_object(
     request: AnyRequest, *, exists: Callable[[], Awaitable[object]] | None = None
 ) -> dict[str, Any]:
