@@ -132,6 +132,16 @@ def test_a_login_gets_a_new_cookie_that_scripts_and_other_sites_do_not_get(op, a
     assert {"httponly", "samesite=lax", "path=/"} <= {part.strip() for part in first.split(";")}
 
 
+def test_the_name_of_an_app_does_not_turn_the_words_around_it(op):
+    app = new_app(op, name="Rider\u202e\u2069 \u2067<b>")
+    for page in (
+        app.authorize(),
+        app.browser.send(app.authorize(), username="johndoe", password=PASSWORD),
+    ):
+        assert "Rider &lt;b&gt;" in page.text
+        assert not set(page.text) & set("\u202e\u2069\u2067")
+
+
 def test_cookies_are_read_as_they_are(op, app):
     """Unquoting those of strangers would cost the square of their length."""
     app.through(app.authorize())
