@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from savannah.entrypoints.serve import _Server
-from savannah.entrypoints.slow_clients import HEAD_MAX, ClientLimits
+from savannah.entrypoints.slow_clients import HEAD_MAX, PIPELINED_MOST, ClientLimits
 
 PATIENCE = timedelta(seconds=0.4)
 # Far more than the patience, and far less than a test may take.
@@ -209,6 +209,7 @@ def test_headers_that_are_too_large_are_refused_at_once(head):
     assert said.startswith(b"HTTP/1.1 431 ") or not said
 
 
+SIZED = b"POST / HTTP/1.1\r\nhost: desk\r\ncontent-length: %d\r\n\r\n%b"
 CHUNKED = b"POST / HTTP/1.1\r\nhost: desk\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -241,6 +242,49 @@ def test_what_is_neither_head_nor_body_has_an_end_too(begun, endless):
             return set(site.cut)
 
     assert asyncio.run(story()) == {"large_head"}
+
+
+def test_requests_that_wait_behind_another_are_answered_in_turn():
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            lengths = range(1, PIPELINED_MOST + 1)
+            writer.write(b"".join(SIZED % (size, b"b" * size) for size in lengths))
+            said = b""
+            async with asyncio.timeout(SOON_S):
+                while said.count(b"HTTP/1.1 200") < len(lengths):
+                    said += await reader.read(65536)
+            writer.close()
+            return said, site.cut
+
+    said, cut = asyncio.run(story())
+    assert [int(each.rpartition(b"\r\n")[2]) for each in said.split(b"HTTP/1.1 200")[1:]] == [
+        *range(1, PIPELINED_MOST + 1)
+    ]
+    assert cut == []
+
+
+@pytest.mark.parametrize("path", [b"/hold", b"/"])
+def test_not_endlessly_many_requests_wait_behind_another(path):
+    """They would be kept faster than they are answered."""
+
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(GET.replace(b"/ ", path + b" "))
+            try:
+                while not site.cut:
+                    writer.write(GET * 1000)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+            except ConnectionError:
+                pass
+            await ends(reader)
+            assert await site.is_served()
+            writer.close()
+            return set(site.cut)
+
+    assert asyncio.run(asyncio.wait_for(story(), SOON_S)) == {"many_requests"}
 
 
 def test_a_trailer_is_not_taken_for_a_header():

@@ -24,6 +24,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from savannah.entrypoints.http import problems
 
 HEAD_MAX: Final = 32 * 1024
+# Requests of one connection that wait while another is answered.
+PIPELINED_MOST: Final = 64
 _SWEEPS: Final = 4  # within one patience
 _LONGEST_NAP_S: Final = 1.0
 _REASONS: Final = {
@@ -101,8 +103,13 @@ class PatientProtocol(HttpToolsProtocol):
         if size > HEAD_MAX:
             self._cut("large_head", 431, "The headers are too large")
             return
+        if self.transport.is_closing():
+            return
         self._expect("slow_body")
         super().on_headers_complete()
+        if len(self.pipeline) > PIPELINED_MOST:
+            self.limits.cut("many_requests")
+            self.transport.abort()  # a last word would stand in somebody else's answer
 
     def on_body(self, body: bytes) -> None:
         self._other_bytes = 0
@@ -118,6 +125,8 @@ class PatientProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.idle_since = self.loop.time()
         super().on_response_complete()
+        if self.pipeline:  # uvicorn goes on reading, and would keep more than it answers
+            self.flow.pause_reading()
 
     def pause_writing(self) -> None:
         self._expect("slow_reader")
