@@ -132,6 +132,19 @@ def test_a_login_gets_a_new_cookie_that_scripts_and_other_sites_do_not_get(op, a
     assert {"httponly", "samesite=lax", "path=/"} <= {part.strip() for part in first.split(";")}
 
 
+def test_authorization_requests_have_a_limit_per_address(open_desk):
+    """Each one of somebody who has consented leaves a grant."""
+    desk = open_desk(rate_limit=Rate(6, MINUTE))
+    register(desk)
+    app = new_app(desk)
+    app.through(app.authorize())
+    silent = [app.authorize(prompt="none").status_code for _ in range(5)]
+    assert silent[-1] == 429
+    assert set(silent) == {303, 429}
+    desk.clock.advance(MINUTE)
+    assert app.authorize(prompt="none").status_code == 303
+
+
 def test_the_name_of_an_app_does_not_turn_the_words_around_it(op):
     app = new_app(op, name="Rider\u202e\u2069 \u2067<b>")
     for page in (

@@ -947,18 +947,26 @@ def test_proofs_under_the_name_of_a_public_client_have_a_limit(open_desk, own_ke
     assert [desk.run(is_new(f"{place}")) for place in range(3)] == [False, False, True]
 
 
-def test_what_a_client_does_in_its_own_name_has_the_limit_of_its_calls(open_desk):
+def test_pushed_requests_have_a_limit_per_client(open_desk):
     desk = open_desk(rate_limit=Rate(2, MINUTE))
+    app = new_app(desk)
+    pushed = [app.post("/oauth/par", **app.request()).status_code for _ in range(3)]
+    assert pushed == [201, 201, 429]
+
+
+def test_what_a_client_does_in_its_own_name_has_the_limit_of_its_calls(open_desk):
+    desk = open_desk(rate_limit=Rate(3, MINUTE))
     register(desk)
     machine = new_app(desk, grant_types=["client_credentials"])
     token = machine.post("/oauth/token", **MACHINE).json()["access_token"]
-    assert desk.get("/api/orders/", by=f"Bearer {token}").status_code == 200
+    for _ in range(2):
+        assert desk.get("/api/orders/", by=f"Bearer {token}").status_code == 200
     is_refused(machine.post("/oauth/token", **MACHINE), 429, "temporarily_unavailable")
     app = new_app(desk)
     token = app.tokens(scope="openid")["access_token"]
-    assert [app.userinfo(token).status_code for _ in range(3)] == [200, 200, 429]
+    assert [app.userinfo(token).status_code for _ in range(4)] == [200, 200, 200, 429]
     # Guesses have that of their address.
-    assert [app.userinfo("guess").status_code for _ in range(3)] == [401, 401, 429]
+    assert [app.userinfo("guess").status_code for _ in range(4)] == [401, 401, 401, 429]
 
 
 def test_a_plain_token_is_no_better_with_a_proof(op, machine, own_key):

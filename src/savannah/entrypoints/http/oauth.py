@@ -358,6 +358,9 @@ async def push(request: AnyRequest, door: TheDoor) -> AnyResponse:
     client = await the_client(request, door, form)
     if client.client_type is ClientType.PUBLIC:
         await door.count_anonymous(request)
+    else:
+        key = f"pushed:{client.client_id}"
+        await count_request(request, door, key, door.options.rate_limit)
     request_uri, seconds = await door.identity.authorization.push(form, client=client)
     return protocol_json({"request_uri": request_uri, "expires_in": seconds}, status=201)
 
