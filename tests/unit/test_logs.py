@@ -151,15 +151,13 @@ SIGNS = "\x1b[2J\r\n\x07\x9b31m\u2028\u202e"
 
 
 def test_nothing_that_steers_a_terminal_comes_through():
-    try:
-        raise ValueError(SIGNS)
-    except ValueError:
-        made = record(f"it said {SIGNS}", error=sys.exc_info(), word=SIGNS)
+    error = ValueError(SIGNS)
+    made = record(f"it said {SIGNS}", error=(ValueError, error, None), word=SIGNS)
     told = ConsoleLines().format(made)
     first, *trace = told.split("\n")
     assert "it said \\x1b[2J\\r\\n" in first
     assert "word=\\x1b[2J\\r\\n" in first
-    assert trace[0].startswith("Traceback")
+    assert trace[0].startswith("ValueError: \\x1b[2J")
     assert not set(SIGNS) - {"\n", *"[2J31m"} & set(told)
     kept = JsonLines().format(made)
     assert json.loads(kept)["word"] == SIGNS
