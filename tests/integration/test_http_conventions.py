@@ -440,6 +440,17 @@ def test_the_simulator_and_its_callbacks_may_stay_on_this_machine_without_https(
     assert 'route="/simulator"' in metrics
 
 
+@pytest.mark.parametrize("path", ["/simulator/", "/simulator/state.json", "/%2Fsimulator/"])
+def test_in_production_nobody_else_reads_the_simulated_handsets(open_desk, refused, path):
+    proxies = (ip_network("127.0.0.1/32"),)
+    desk = open_desk(debug=False, simulator=Simulator().app(), trusted_proxies=proxies)
+    headers = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
+    refused(desk.get(path, headers=headers), 404, "not_found")
+    assert desk.get(path).status_code == 200
+    desk = open_desk(simulator=Simulator().app(), trusted_proxies=proxies)
+    assert desk.get(path, headers=headers).status_code == 200
+
+
 def test_https_is_kept_by_browsers_in_production(open_desk, desk):
     answer = open_desk(debug=False).get("https://desk.test/api/orders/", by="viewer")
     assert answer.status_code == 200

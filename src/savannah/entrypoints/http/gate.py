@@ -193,6 +193,9 @@ class Gate:
             return _problem(scope, 400, "invalid_host", "This host is not served here")
         if path.startswith(self._local) and _from_this_machine(scope):
             return None
+        if not self._options.debug and path.startswith(_SIMULATOR):
+            # It shows customers' numbers and texts, and asks nobody who they are.
+            return _problem(scope, 404, "not_found", problems.TITLES["not_found"][0])
         if not self._options.debug and scope["scheme"] == "http":
             query = scope["query_string"]
             target = f"https://{host}".encode("latin-1") + scope["raw_path"].partition(b"?")[0]
