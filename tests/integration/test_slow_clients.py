@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from savannah.entrypoints.serve import _Server
-from savannah.entrypoints.slow_clients import HEAD_MAX, PIPELINED_MOST, ClientLimits
+from savannah.entrypoints.slow_clients import HEAD_MAX, HEADERS_MOST, PIPELINED_MOST, ClientLimits
 
 PATIENCE = timedelta(seconds=0.4)
 # Far more than the patience, and far less than a test may take.
@@ -192,6 +192,7 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off():
         b"GET / HTTP/1.1\r\n" + b"x-a: %s\r\n" % (b"b" * 1000) * 40 + b"\r\n",
         b"GET / HTTP/1.1\r\nx-a: " + b"b" * (HEAD_MAX + 1),  # and no end of it
         b"GET /" + b"b" * (HEAD_MAX + 1) + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a:\r\n" * (HEADERS_MOST + 1) + b"\r\n",
     ],
 )
 def test_headers_that_are_too_large_are_refused_at_once(head):
@@ -207,6 +208,18 @@ def test_headers_that_are_too_large_are_refused_at_once(head):
     said, cut = asyncio.run(story())
     assert cut == {"large_head"}
     assert said.startswith(b"HTTP/1.1 431 ") or not said
+
+
+def test_as_many_headers_as_may_be_are_read():
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(b"GET / HTTP/1.1\r\n" + b"a:\r\n" * HEADERS_MOST + b"\r\n")
+            said = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+            writer.close()
+            return said
+
+    assert asyncio.run(story()).startswith(b"HTTP/1.1 200 ")
 
 
 SIZED = b"POST / HTTP/1.1\r\nhost: desk\r\ncontent-length: %d\r\n\r\n%b"

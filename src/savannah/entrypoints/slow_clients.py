@@ -24,6 +24,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from savannah.entrypoints.http import problems
 
 HEAD_MAX: Final = 32 * 1024
+# Each costs many times its bytes, and is kept as long as its request.
+HEADERS_MOST: Final = 128
 # Requests of one connection that wait while another is answered.
 PIPELINED_MOST: Final = 64
 _SWEEPS: Final = 4  # within one patience
@@ -93,14 +95,14 @@ class PatientProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         # RFC 9110 section 6.5.1: a trailer is no header. It comes after a proxy has said whose
         # request this is.
-        if self._in_head:
+        if self._in_head and len(self.headers) <= HEADERS_MOST:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._other_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > HEAD_MAX:
+        if size > HEAD_MAX or len(self.headers) > HEADERS_MOST:
             self._cut("large_head", 431, "The headers are too large")
             return
         if self.transport.is_closing():
