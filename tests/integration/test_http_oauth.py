@@ -947,6 +947,16 @@ def test_proofs_under_the_name_of_a_public_client_have_a_limit(open_desk, own_ke
     assert [desk.run(is_new(f"{place}")) for place in range(3)] == [False, False, True]
 
 
+def test_guesses_under_the_name_of_a_public_client_have_a_limit(open_desk):
+    desk = open_desk(rate_limit=Rate(2, MINUTE))
+    app = new_app(desk, client_type="public")
+    assert [app.refresh(f"rt_{guess}").status_code for guess in range(3)] == [400, 400, 429]
+    desk.clock.advance(MINUTE)
+    asked = {"token": "rt_guess", "client_id": app.client_id}
+    revoked = [desk.post("/oauth/revoke", data=asked).status_code for _ in range(3)]
+    assert revoked == [200, 200, 429]
+
+
 def test_pushed_requests_have_a_limit_per_client(open_desk):
     desk = open_desk(rate_limit=Rate(2, MINUTE))
     app = new_app(desk)

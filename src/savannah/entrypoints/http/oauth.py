@@ -321,15 +321,20 @@ async def issue_tokens(request: AnyRequest, door: TheDoor) -> AnyResponse:
 
 
 async def _count(request: AnyRequest, door: Door, form: Parameters, client: Client) -> None:
-    """Count what leaves something in storage whatever comes of it: proofs, and clients' own logins.
+    """Count what anybody can send, and what leaves something in storage whatever comes of it.
 
-    The people of an app do not share one limit. Anybody can say the name of a public client, so
-    its address counts. Raises: RateLimited.
+    Anybody can say the name of a public client, so its address counts. The people of another app
+    do not share one limit: of its calls only proofs and logins of its own count.
+
+    Raises: RateLimited.
     """
-    if "dpop" in request.headers or form.one("grant_type") == GrantType.CLIENT_CREDENTIALS:
-        public = client.client_type is ClientType.PUBLIC
-        key = f"tokens:{address_of(request)}" if public else f"client:{client.client_id}"
-        await count_request(request, door, key, door.options.rate_limit)
+    if client.client_type is ClientType.PUBLIC:
+        key = f"tokens:{address_of(request)}"
+    elif "dpop" in request.headers or form.one("grant_type") == GrantType.CLIENT_CREDENTIALS:
+        key = f"client:{client.client_id}"
+    else:
+        return
+    await count_request(request, door, key, door.options.rate_limit)
 
 
 @endpoint("POST", paths=["/oauth/introspect", "/o/introspect"])
@@ -346,6 +351,7 @@ async def revoke(request: AnyRequest, door: TheDoor) -> AnyResponse:
     form = await read_form(request)
     form.require_single()
     client = await the_client(request, door, form)
+    await _count(request, door, form, client)
     await door.identity.issuance.revoke(
         form.required("token"), client, request_id=request_id_var.get()
     )
