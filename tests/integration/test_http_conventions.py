@@ -408,6 +408,16 @@ def test_a_strange_host_is_refused(open_desk, refused, host):
         assert desk.get(probe, headers={"Host": "10.0.0.5:8000"}).status_code == 200
 
 
+def test_a_filter_takes_so_many_values_and_no_more(desk, refused):
+    """Each number of them is another statement to make and to keep."""
+    for name, most in (("email", 100), ("status", 100)):
+        path = "/api/customers/" if name == "email" else "/api/orders/"
+        values = [f"{each}@example.com" if name == "email" else "pending" for each in range(most)]
+        assert desk.get(path, by="viewer", params={name: ",".join(values)}).status_code == 200
+        answer = desk.get(path, by="viewer", params={name: ",".join([*values, values[0]])})
+        refused(answer, 400, "invalid_parameter")
+
+
 def test_a_request_for_two_hosts_is_refused(open_desk, refused):
     desk = open_desk(allowed_hosts=HOSTS)
     for second in ("evil.example", "shop.example.com"):

@@ -19,7 +19,13 @@ from litestar.exceptions import HTTPException, InternalServerException
 from savannah.domain import text
 from savannah.domain.errors import BadQuery, FieldProblem, Invalid, NotFound
 from savannah.domain.statistics import local_midnight
-from savannah.entrypoints.http.operations import OPERATION, UUID_SCHEMA, Operation, Param
+from savannah.entrypoints.http.operations import (
+    OPERATION,
+    UUID_SCHEMA,
+    VALUES_MOST,
+    Operation,
+    Param,
+)
 from savannah.entrypoints.http.problems import DoorError
 
 AnyRequest = Request[Any, Any, Any]
@@ -248,8 +254,13 @@ class Query:
         return value
 
     def many(self, name: str) -> list[str]:
-        """The values of a repeatable or comma-listed parameter, without repetition."""
-        parts = (part for value in self._values.get(name, []) for part in value.split(","))
+        """The values of a repeatable or comma-listed parameter, without repetition.
+
+        Raises: BadQuery, for more than `VALUES_MOST`.
+        """
+        parts = [part for value in self._values.get(name, []) for part in value.split(",")]
+        if len(parts) > VALUES_MOST:
+            raise BadQuery(name, f"At most {VALUES_MOST} values")
         return list(dict.fromkeys(part.strip() for part in parts))
 
     def choices(self, name: str, among: type[Choice]) -> tuple[Choice, ...]:
