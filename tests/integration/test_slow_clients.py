@@ -340,6 +340,31 @@ def test_beyond_the_limit_the_longest_idle_connection_makes_room():
     assert asyncio.run(story())[0] == "made_room"
 
 
+def test_those_who_keep_us_waiting_make_room_when_nobody_is_idle():
+    """Else a few hundred bodies that never end would keep everybody out."""
+
+    arrived = asyncio.Semaphore(0)
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            arrived.release()
+        await echo(scope, receive, send)
+
+    async def story():
+        async with serving(app, connections=2) as site:
+            slow = [await site.connect() for _ in range(2)]
+            for _, writer in slow:
+                writer.write(b"POST / HTTP/1.1\r\nhost: desk\r\ncontent-length: 9\r\n\r\n")
+                await asyncio.wait_for(arrived.acquire(), SOON_S)
+            assert await site.is_served()
+            assert await ends(slow[0][0]) == b""
+            for _, writer in slow:
+                writer.close()
+            return site.cut
+
+    assert asyncio.run(story())[0] == "made_room"
+
+
 def test_a_new_connection_is_refused_when_all_others_are_at_work():
     async def story():
         async with serving(connections=2) as site:

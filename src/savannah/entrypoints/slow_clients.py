@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any, Final, cast
 from uuid import uuid4
 
@@ -44,7 +45,8 @@ class ClientLimits:
     Attributes:
         patience: for a whole head, a whole body, and a client that reads its answer.
         connections: how many may be open. Beyond that the one that has been idle longest is
-            closed, and a new one is refused when all of them are at work.
+            closed, or else has kept us waiting longest; and a new one is refused when all of them
+            are at work.
         cut: is told why a connection was ended, in one of few words.
     """
 
@@ -153,15 +155,15 @@ class PatientProtocol(HttpToolsProtocol):
         self.due = self.loop.time() + self._patience_s
 
     def _make_room(self) -> None:
-        others = cast("Iterable[PatientProtocol]", self.connections)
-        idle = [
-            each
-            for each in others
-            if each is not self and each.is_idle and not each.transport.is_closing()
-        ]
-        if idle:
+        everybody = cast("Iterable[PatientProtocol]", self.connections)
+        others = [each for each in everybody if each is not self]
+        others = [each for each in others if not each.transport.is_closing()]
+        idle = [(each.idle_since, each) for each in others if each.is_idle]
+        # Else who keeps us waiting, or a few bodies that never end would keep everybody out.
+        late = [(each.due, each) for each in others if each.due is not None]
+        if idle or late:
             self.limits.cut("made_room")
-            min(idle, key=lambda each: each.idle_since).transport.abort()
+            min(idle or late, key=itemgetter(0))[1].transport.abort()
         else:
             self.limits.cut("no_room")
             self.transport.abort()
