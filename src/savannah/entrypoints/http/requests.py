@@ -55,6 +55,7 @@ CURRENCY_PARAM: Final = Param(
 CUSTOMER_PARAM: Final = Param("customer", UUID_SCHEMA, "The customer's id.")
 
 BODY_MAX: Final = 64 * 1024
+_FIELDS_MOST: Final = 10 * VALUES_MOST  # no operation has more lists than that
 _JSON_TYPES: Final = frozenset({"application/json"})
 _MERGE_TYPES: Final = _JSON_TYPES | {"application/merge-patch+json"}
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -225,7 +226,9 @@ class Query:
         raw = request.scope["query_string"].decode("latin-1")
         self._values: dict[str, list[str]] = {}
         try:
-            pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=100)
+            pairs = parse_qsl(
+                raw, keep_blank_values=True, errors="strict", max_num_fields=_FIELDS_MOST
+            )
         except ValueError:
             raise BadQuery("", "The query string cannot be read") from None
         known = operation.query_names
