@@ -108,10 +108,10 @@ class LoginLock:
 
     An account from one address has `rate`: so many failures, then none until its window ends. Who
     uses many addresses for one account, or one address for many accounts, meets a delay that
-    doubles with each further failure, up to a quarter of an hour. Strangers could keep that delay up
-    for ever, so it does not hold where the account has logged in within a month: nobody is locked
-    out for good. A name that no account has is treated the same. A right password resets what was
-    counted for the account, not for the address.
+    doubles with each further failure, up to a quarter of an hour. Strangers could keep that delay
+    up for ever, so it does not hold where the account has logged in within a month: nobody is
+    locked out for good. A name that no account has is treated the same. A right password resets
+    what was counted for the account, not for the address.
     """
 
     def __init__(
