@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -64,13 +65,16 @@ class CountingHasher(Argon2Hasher):
 
 
 class KeptLogouts(LogoutSender):
-    """Keeps what apps are told; takes nothing while it is `away`."""
+    """Keeps what apps are told; takes nothing while it is `away`, and waits at a `barrier`."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
         self.away = False
+        self.barrier: asyncio.Barrier | None = None
 
     async def send(self, uri: str, logout_token: str) -> bool:
+        if self.barrier is not None:
+            await self.barrier.wait()
         self.sent.append((uri, logout_token))
         return not self.away
 

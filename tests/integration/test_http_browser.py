@@ -132,6 +132,44 @@ def test_a_login_gets_a_new_cookie_that_scripts_and_other_sites_do_not_get(op, a
     assert {"httponly", "samesite=lax", "path=/"} <= {part.strip() for part in first.split(";")}
 
 
+def test_authorization_requests_have_a_limit_per_address(open_desk):
+    """Each one of somebody who has consented leaves a grant."""
+    desk = open_desk(rate_limit=Rate(6, MINUTE))
+    register(desk)
+    app = new_app(desk)
+    app.through(app.authorize())
+    silent = [app.authorize(prompt="none").status_code for _ in range(5)]
+    assert silent[-1] == 429
+    assert set(silent) == {303, 429}
+    desk.clock.advance(MINUTE)
+    assert app.authorize(prompt="none").status_code == 303
+
+
+def test_the_name_of_an_app_does_not_turn_the_words_around_it(op):
+    app = new_app(op, name="Rider\u202e\u2069 \u2067<b>")
+    for page in (
+        app.authorize(),
+        app.browser.send(app.authorize(), username="johndoe", password=PASSWORD),
+    ):
+        assert "Rider &lt;b&gt;" in page.text
+        assert not set(page.text) & set("\u202e\u2069\u2067")
+
+
+def test_cookies_are_read_as_they_are(op, app):
+    """Unquoting those of strangers would cost the square of their length."""
+    app.through(app.authorize())
+    value = app.browser.client.cookies["savannah"]
+    asked = f"/oauth/authorize?{urlencode(app.request(prompt='none'))}"
+
+    def is_known(cookie):
+        answer = op.get(asked, headers={"Cookie": cookie})
+        return "code=" in answer.headers["location"]
+
+    assert is_known(f'x="\\"y; a=b;savannah={value} ; z')
+    assert not is_known(f'savannah="{value}"')
+    assert not is_known(f"xsavannah={value}; savannah")
+
+
 def test_behind_https_the_cookie_is_this_hosts_alone(secure_desk):
     register(secure_desk)
     app = new_app(secure_desk)

@@ -461,6 +461,24 @@ def test_a_strange_host_is_refused(open_desk, refused, host):
         assert desk.get(probe, headers={"Host": "10.0.0.5:8000"}).status_code == 200
 
 
+def test_a_filter_takes_so_many_values_and_no_more(desk, refused):
+    """Each number of them is another statement to make and to keep."""
+    for name, most in (("email", 100), ("status", 100)):
+        path = "/api/customers/" if name == "email" else "/api/orders/"
+        values = [f"{each}@example.com" if name == "email" else "pending" for each in range(most)]
+        assert desk.get(path, by="viewer", params={name: ",".join(values)}).status_code == 200
+        answer = desk.get(path, by="viewer", params={name: ",".join([*values, values[0]])})
+        refused(answer, 400, "invalid_parameter")
+
+
+def test_a_request_for_two_hosts_is_refused(open_desk, refused):
+    desk = open_desk(allowed_hosts=HOSTS)
+    for second in ("evil.example", "shop.example.com"):
+        headers = [("Host", "shop.example.com"), ("Host", second)]
+        answer = desk.run(desk.client.get("/api/orders/", headers=headers))
+        refused(answer, 400, "invalid_host")
+
+
 def test_plain_http_is_sent_to_https_in_production(open_desk):
     desk = open_desk(debug=False)
     for method in ("GET", "POST"):
@@ -483,6 +501,17 @@ def test_the_simulator_and_its_callbacks_may_stay_on_this_machine_without_https(
     assert open_desk(debug=False).post(callback, data=form).status_code == 308
     metrics = desk.get("/metrics").text
     assert 'route="/simulator"' in metrics
+
+
+@pytest.mark.parametrize("path", ["/simulator/", "/simulator/state.json", "/%2Fsimulator/"])
+def test_in_production_nobody_else_reads_the_simulated_handsets(open_desk, refused, path):
+    proxies = (ip_network("127.0.0.1/32"),)
+    desk = open_desk(debug=False, simulator=Simulator().app(), trusted_proxies=proxies)
+    headers = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
+    refused(desk.get(path, headers=headers), 404, "not_found")
+    assert desk.get(path).status_code == 200
+    desk = open_desk(simulator=Simulator().app(), trusted_proxies=proxies)
+    assert desk.get(path, headers=headers).status_code == 200
 
 
 def test_https_is_kept_by_browsers_in_production(open_desk, desk):
@@ -518,7 +547,7 @@ def test_forwarded_headers_of_others_do_not_count(open_desk, refused):
     assert (answer.status_code, answer.headers["location"][:8]) == (308, "https://")
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/%6detrics", "/%2Fmetrics"])
 def test_figures_are_for_those_who_ask_directly(open_desk, refused, path):
     desk = open_desk(debug=False, trusted_proxies=(ip_network("127.0.0.1/32"),))
     refused(desk.get(path, headers=FORWARDED), 404, "not_found")

@@ -10,7 +10,16 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
-from relying_party import CALLBACK, NONCE, VERIFIER, challenge, is_consent, new_app, register
+from relying_party import (
+    CALLBACK,
+    NONCE,
+    PASSWORD,
+    VERIFIER,
+    challenge,
+    is_consent,
+    new_app,
+    register,
+)
 from savannah.application.identity import IdentitySettings
 from savannah.domain.access import Caller, Role
 from savannah.domain.identity import AuthMethod, GrantType, digest
@@ -801,6 +810,28 @@ def test_what_was_allowed_is_seen_and_withdrawn_and_ends_every_login(op, app):
     assert is_consent(app.authorize(scope="openid"))
 
 
+def test_an_app_of_somebody_else_looks_after_no_account(op, app):
+    """Whatever its scopes: they say what userinfo tells it, and nothing about changes."""
+    theirs = f"Bearer {app.tokens(scope='openid profile email read')['access_token']}"
+    assert op.get("/api/orders/", by=theirs).status_code == 200
+    password = {"old_password": PASSWORD, "new_password": "new-Password-1"}
+    for answer in (
+        op.get("/api/auth/profile/", by=theirs),
+        op.patch("/api/auth/profile/", by=theirs, json={"email": "evil@example.com"}),
+        op.get("/api/auth/consents/", by=theirs),
+        op.delete(f"/api/auth/consents/{app.client_id}/", by=theirs),
+        op.post(
+            "/api/auth/change-password/",
+            by=theirs,
+            json={**password, "confirm_password": password["new_password"]},
+        ),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (403, "role_forbidden")
+    ours = new_app(op, first_party=True)
+    own = f"Bearer {ours.tokens(scope='openid')['access_token']}"
+    assert op.get("/api/auth/profile/", by=own).json()["email"] == "johndoe@example.com"
+
+
 # --- proof of possession -------------------------------------------------------------------------
 
 
@@ -895,6 +926,57 @@ def test_nobody_in_particular_makes_us_keep_proofs(op, machine, own_key):
 
     assert op.run(is_new(own_key))
     assert op.run(is_new(stranger))
+
+
+def test_proofs_under_the_name_of_a_public_client_have_a_limit(open_desk, own_key):
+    desk = open_desk(rate_limit=Rate(2, MINUTE))
+    app = new_app(desk, client_type="public")
+    fields = {"grant_type": "refresh_token", "refresh_token": "rt_nobodys"}
+    for place in range(3):
+        shown = proof(desk, own_key, "POST", TOKEN_URI, jti=f"{place}")
+        answer = bound_call(desk, app, fields, shown)
+        if place < 2:
+            is_refused(answer, 400, "invalid_grant")
+    is_refused(answer, 429, "temporarily_unavailable")
+
+    async def is_new(jti):
+        async with desk.storage() as uow:
+            kept = digest(f"proof {own_key.thumbprint()} {jti}")
+            return await uow.handshakes.claim(kept, expires_at=desk.clock.now() + MINUTE)
+
+    assert [desk.run(is_new(f"{place}")) for place in range(3)] == [False, False, True]
+
+
+def test_guesses_under_the_name_of_a_public_client_have_a_limit(open_desk):
+    desk = open_desk(rate_limit=Rate(2, MINUTE))
+    app = new_app(desk, client_type="public")
+    assert [app.refresh(f"rt_{guess}").status_code for guess in range(3)] == [400, 400, 429]
+    desk.clock.advance(MINUTE)
+    asked = {"token": "rt_guess", "client_id": app.client_id}
+    revoked = [desk.post("/oauth/revoke", data=asked).status_code for _ in range(3)]
+    assert revoked == [200, 200, 429]
+
+
+def test_pushed_requests_have_a_limit_per_client(open_desk):
+    desk = open_desk(rate_limit=Rate(2, MINUTE))
+    app = new_app(desk)
+    pushed = [app.post("/oauth/par", **app.request()).status_code for _ in range(3)]
+    assert pushed == [201, 201, 429]
+
+
+def test_what_a_client_does_in_its_own_name_has_the_limit_of_its_calls(open_desk):
+    desk = open_desk(rate_limit=Rate(3, MINUTE))
+    register(desk)
+    machine = new_app(desk, grant_types=["client_credentials"])
+    token = machine.post("/oauth/token", **MACHINE).json()["access_token"]
+    for _ in range(2):
+        assert desk.get("/api/orders/", by=f"Bearer {token}").status_code == 200
+    is_refused(machine.post("/oauth/token", **MACHINE), 429, "temporarily_unavailable")
+    app = new_app(desk)
+    token = app.tokens(scope="openid")["access_token"]
+    assert [app.userinfo(token).status_code for _ in range(4)] == [200, 200, 200, 429]
+    # Guesses have that of their address.
+    assert [app.userinfo("guess").status_code for _ in range(4)] == [401, 401, 401, 429]
 
 
 def test_a_plain_token_is_no_better_with_a_proof(op, machine, own_key):

@@ -82,6 +82,14 @@ def tell(url: str, story: Callable[[Desk], Awaitable[None]]) -> None:
     asyncio.run(within())
 
 
+def test_lists_of_whatever_length_leave_no_more_than_so_many_statements():
+    statements = Statements(dialect.dialect())
+    wanted = select(customers).where(customers.c.email_key.in_(bindparam("keys", expanding=True)))
+    kept = {statements.of(wanted, {"keys": ["x"] * size}).text for size in range(1, 400)}
+    assert len(kept) == 399
+    assert len(statements._known[wanted]) <= 128
+
+
 def test_an_order_its_message_and_its_event_are_written_in_one_trip(url):
     async def story(desk: Desk) -> None:
         jane = await desk.jane()

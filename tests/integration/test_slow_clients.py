@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from savannah.entrypoints.serve import _Server
-from savannah.entrypoints.slow_clients import HEAD_MAX, ClientLimits
+from savannah.entrypoints.slow_clients import HEAD_MAX, HEADERS_MOST, PIPELINED_MOST, ClientLimits
 
 PATIENCE = timedelta(seconds=0.4)
 # Far more than the patience, and far less than a test may take.
@@ -192,6 +192,7 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off():
         b"GET / HTTP/1.1\r\n" + b"x-a: %s\r\n" % (b"b" * 1000) * 40 + b"\r\n",
         b"GET / HTTP/1.1\r\nx-a: " + b"b" * (HEAD_MAX + 1),  # and no end of it
         b"GET /" + b"b" * (HEAD_MAX + 1) + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a:\r\n" * (HEADERS_MOST + 1) + b"\r\n",
     ],
 )
 def test_headers_that_are_too_large_are_refused_at_once(head):
@@ -209,6 +210,116 @@ def test_headers_that_are_too_large_are_refused_at_once(head):
     assert said.startswith(b"HTTP/1.1 431 ") or not said
 
 
+def test_as_many_headers_as_may_be_are_read():
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(b"GET / HTTP/1.1\r\n" + b"a:\r\n" * HEADERS_MOST + b"\r\n")
+            said = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+            writer.close()
+            return said
+
+    assert asyncio.run(story()).startswith(b"HTTP/1.1 200 ")
+
+
+SIZED = b"POST / HTTP/1.1\r\nhost: desk\r\ncontent-length: %d\r\n\r\n%b"
+CHUNKED = b"POST / HTTP/1.1\r\nhost: desk\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begun", "endless"),
+    [
+        (b"1\r\nb\r\n0\r\n", b"x-a: b\r\n" * 1000),
+        (b"1\r\nb\r\n0\r\nx-a: ", b"b" * 8000),
+        (b"1;a=", b"b" * 8000),
+    ],
+    ids=["trailers", "one trailer", "an extension of a chunk"],
+)
+def test_what_is_neither_head_nor_body_has_an_end_too(begun, endless):
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(CHUNKED + begun)
+            sent = 0
+            try:
+                while sent < 10_000_000 and not site.cut:
+                    writer.write(endless)
+                    await writer.drain()
+                    sent += len(endless)
+                    await asyncio.sleep(0)
+            except ConnectionError:
+                pass
+            await ends(reader)
+            assert await site.is_served()
+            writer.close()
+            return set(site.cut)
+
+    assert asyncio.run(story()) == {"large_head"}
+
+
+def test_requests_that_wait_behind_another_are_answered_in_turn():
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            lengths = range(1, PIPELINED_MOST + 1)
+            writer.write(b"".join(SIZED % (size, b"b" * size) for size in lengths))
+            said = b""
+            async with asyncio.timeout(SOON_S):
+                while said.count(b"HTTP/1.1 200") < len(lengths):
+                    said += await reader.read(65536)
+            writer.close()
+            return said, site.cut
+
+    said, cut = asyncio.run(story())
+    assert [int(each.rpartition(b"\r\n")[2]) for each in said.split(b"HTTP/1.1 200")[1:]] == [
+        *range(1, PIPELINED_MOST + 1)
+    ]
+    assert cut == []
+
+
+@pytest.mark.parametrize("path", [b"/hold", b"/"])
+def test_not_endlessly_many_requests_wait_behind_another(path):
+    """They would be kept faster than they are answered."""
+
+    async def story():
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(GET.replace(b"/ ", path + b" "))
+            try:
+                while not site.cut:
+                    writer.write(GET * 1000)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+            except ConnectionError:
+                pass
+            await ends(reader)
+            assert await site.is_served()
+            writer.close()
+            return set(site.cut)
+
+    assert asyncio.run(asyncio.wait_for(story(), SOON_S)) == {"many_requests"}
+
+
+def test_a_trailer_is_not_taken_for_a_header():
+    seen = []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            seen.append(scope["headers"])
+        await echo(scope, receive, send)
+
+    async def story():
+        async with serving(app) as site:
+            reader, writer = await site.connect()
+            writer.write(CHUNKED + b"1\r\nb\r\n0\r\nx-forwarded-for: 192.0.2.1\r\n\r\n")
+            said = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+            writer.close()
+            return said
+
+    assert asyncio.run(story()).startswith(b"HTTP/1.1 200 ")
+    assert [name for name, _ in seen[0]] == [b"host", b"transfer-encoding"]
+
+
 def test_beyond_the_limit_the_longest_idle_connection_makes_room():
     async def story():
         async with serving(connections=3) as site:
@@ -223,6 +334,31 @@ def test_beyond_the_limit_the_longest_idle_connection_makes_room():
                 writer.write(GET)
                 assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
             for _, writer in idle:
+                writer.close()
+            return site.cut
+
+    assert asyncio.run(story())[0] == "made_room"
+
+
+def test_those_who_keep_us_waiting_make_room_when_nobody_is_idle():
+    """Else a few hundred bodies that never end would keep everybody out."""
+
+    arrived = asyncio.Semaphore(0)
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            arrived.release()
+        await echo(scope, receive, send)
+
+    async def story():
+        async with serving(app, connections=2) as site:
+            slow = [await site.connect() for _ in range(2)]
+            for _, writer in slow:
+                writer.write(b"POST / HTTP/1.1\r\nhost: desk\r\ncontent-length: 9\r\n\r\n")
+                await asyncio.wait_for(arrived.acquire(), SOON_S)
+            assert await site.is_served()
+            assert await ends(slow[0][0]) == b""
+            for _, writer in slow:
                 writer.close()
             return site.cut
 

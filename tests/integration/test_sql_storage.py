@@ -344,6 +344,24 @@ def test_a_full_disk_is_unavailable_and_leaves_only_whole_orders(path):
     with_storage(path, story)
 
 
+def test_a_new_file_is_for_its_owner_alone(tmp_path):
+    """Whatever folder it is in; the files that SQLite lays beside it are made alike."""
+    path = tmp_path / "savannah.db"
+
+    async def story(storage: SqlStorage) -> None:
+        await keep_customer(storage)
+        modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.iterdir()}
+        names = ("savannah.db", "savannah.db-wal", "savannah.db-shm")
+        assert modes == dict.fromkeys(names, 0o600)
+
+    before = os.umask(0o022)
+    try:
+        asyncio.run(migrate(f"sqlite:///{path}"))
+        with_storage(path, story)
+    finally:
+        os.umask(before)
+
+
 def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path):
     async def story(storage: SqlStorage) -> None:
         with pytest.raises(Unavailable):

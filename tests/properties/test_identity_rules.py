@@ -171,6 +171,12 @@ def test_a_login_is_looked_up_without_outer_blanks_and_never_with_control_charac
     assert not any(unicodedata.category(char) in ("Cc", "Cs") for char in name)
 
 
+def test_a_password_is_no_pile_of_marks() -> None:
+    pile = "Ab1!" + "\u0301\u0316" * 20
+    assert refusal(identity.password_text, pile) == "invalid_format"
+    assert identity.typed_password(pile) == pile
+
+
 def test_names_of_people_may_be_empty_but_not_null() -> None:
     assert identity.person_name("  ") == ""
     assert identity.person_name(" Zawadi ") == "Zawadi"

@@ -110,6 +110,7 @@ def parsed(typed):
         ("ab\x00c", "invalid_parameter"),
         ("ab\x07c", "invalid_parameter"),
         ("ab\udc00", "invalid_parameter"),
+        ("ab" + "\u0301" * 31, "invalid_parameter"),
     ],
 )
 def test_a_bad_query_is_refused(typed, code):

@@ -29,6 +29,8 @@ def outcome(rule, *args, **options):
 
 def expected(typed, *, most, least, multiline):
     """The rule again, by composing first and then peeling blanks off character by character."""
+    if "M" * 31 in "".join(unicodedata.category(char)[0] for char in typed):
+        return "refused: invalid_format"
     found = list(unicodedata.normalize("NFC", typed))
     while found and found[0].isspace():
         found.pop(0)
@@ -85,6 +87,18 @@ def test_only_a_string_is_text(value):
     rules = [text.notes, text.email, lambda raw: text.clean(raw, most=9)]
     rules.append(lambda raw: text.choice(raw, Locale))
     assert {outcome(rule, value) for rule in rules} == {"refused: wrong_type"}
+
+
+# U+0F73 counts as no mark when it is sorted, and becomes two of them.
+@pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0345\u0334", "\u0f73", "\U0001d165\u0316"])
+def test_a_pile_of_marks_is_refused_and_never_sorted(marks):
+    """Sorting them would take a time that grows with the square of their number."""
+    pile = "e" + marks * 31
+    assert outcome(text.clean, pile, most=2000) == "refused: invalid_format"
+    assert text.nfc(pile) == pile
+    assert text.email_key(f"A{pile}") == text.nfc(f"a{pile.casefold()}")
+    word = "e" + "\u0301\u0316" * 15
+    assert text.clean(word, most=40) == text.nfc(word) == unicodedata.normalize("NFC", word) != word
 
 
 def test_notes_may_be_empty_and_take_2000_characters():

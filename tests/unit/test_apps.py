@@ -253,6 +253,31 @@ def test_nobody_widens_a_machine_beyond_themselves(play: Play) -> None:
     play(scene)
 
 
+def test_nobody_becomes_a_machine_that_may_do_more_than_themselves(play: Play) -> None:
+    """Its new secret, or a key of one's own, would be all of its scopes."""
+
+    async def scene(office: Office) -> None:
+        boss = await office.boss()
+        machine, _ = await office.app(grant_types=["client_credentials"], by=boss)
+        narrow = replace(boss, permissions=frozenset({Scope.APPS_MANAGE, Scope.ORDERS_READ}))
+        keys = {"keys": [{"kty": "RSA", "n": "x", "e": "AQAB"}]}
+        for attempt in (
+            office.apps.rotate_secret(machine.client_id, by=narrow),
+            office.apps.configure_provider(
+                machine.client_id,
+                {"token_endpoint_auth_method": "private_key_jwt", "jwks": keys},
+                by=narrow,
+            ),
+        ):
+            assert isinstance(await refusal(attempt), InsufficientScope)
+        assert await office.apps.get_client(machine.client_id, by=boss) == machine
+        await office.apps.rotate_secret(machine.client_id, by=boss)
+        people, _ = await office.app()
+        await office.apps.rotate_secret(people.client_id, by=narrow)
+
+    play(scene)
+
+
 def test_an_app_that_is_switched_off_stops_at_once_and_comes_back(play: Play) -> None:
     async def scene(office: Office) -> None:
         await office.john()

@@ -56,6 +56,31 @@ def test_one_account_from_many_addresses_meets_a_delay_that_doubles(play: Play, 
     play(scene)
 
 
+def test_strangers_keep_nobody_out_of_where_they_have_logged_in_before(play: Play) -> None:
+    async def scene(office: Office) -> None:
+        await office.john()
+        client, secret = await office.app()
+        guess = wrong(office, client, secret)
+        home, elsewhere = "203.0.113.1", "203.0.113.2"
+        await office.login(client, secret, address=home)
+        office.clock.advance(timedelta(days=29))
+        for number in range(30):
+            await refusal(guess(address=f"192.0.2.{number}"))
+            office.clock.advance(timedelta(minutes=15))
+        await refusal(guess(address="198.51.100.1"))
+        assert await wait_of(guess(address=elsewhere)) > 0
+        # Guesses from there have an end all the same.
+        for _ in range(5):
+            assert await wait_of(guess(address=home)) == 0
+        assert await wait_of(guess(address=home)) > 0
+        office.clock.advance(timedelta(minutes=15))
+        for number in range(3):
+            await refusal(guess(address=f"198.51.100.{number}"))
+        await office.login(client, secret, address=home)
+
+    play(scene)
+
+
 def test_a_right_password_begins_anew_for_the_account(play: Play) -> None:
     async def scene(office: Office) -> None:
         await office.john()

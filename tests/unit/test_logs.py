@@ -147,6 +147,23 @@ def test_a_person_at_a_terminal_reads_the_same():
     assert "700123456" not in told
 
 
+SIGNS = "\x1b[2J\r\n\x07\x9b31m\u2028\u202e"
+
+
+def test_nothing_that_steers_a_terminal_comes_through():
+    error = ValueError(SIGNS)
+    made = record(f"it said {SIGNS}", error=(ValueError, error, None), word=SIGNS)
+    told = ConsoleLines().format(made)
+    first, *trace = told.split("\n")
+    assert "it said \\x1b[2J\\r\\n" in first
+    assert "word=\\x1b[2J\\r\\n" in first
+    assert trace[0].startswith("ValueError: \\x1b[2J")
+    assert not set(SIGNS) - {"\n", *"[2J31m"} & set(told)
+    kept = JsonLines().format(made)
+    assert json.loads(kept)["word"] == SIGNS
+    assert not set(SIGNS) - {*"[2J31m"} & set(kept)
+
+
 def test_a_line_names_the_trace_of_the_work_under_way_or_the_one_it_is_given():
     token = trace_var.set(TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"))
     try:

@@ -20,6 +20,7 @@ from savannah.domain.identity import Client, Grant, GrantId, User, UserId, diges
 from savannah.domain.oauth import (
     AuthorizationCode,
     BrowserSession,
+    LogoutNotice,
     OAuthError,
     Parameters,
     PushedRequest,
@@ -145,6 +146,33 @@ def test_apps_hear_of_it_when_all_of_somebodys_logins_end(play: Play, end: str) 
         assert await office.identity.sessions.deliver_notices() == 1
         [(uri, _)] = office.logout_sender.sent
         assert uri == "https://app.example/out"
+
+    play(scene)
+
+
+def test_an_app_that_does_not_answer_keeps_no_other_waiting(play: Play) -> None:
+    """One after the other, twenty of them would outlive their leases and be told twice."""
+
+    async def scene(office: Office) -> None:
+        now = office.clock.now()
+        async with office.storage() as uow:
+            for place in range(3):
+                await uow.logout_notices.add(
+                    LogoutNotice(
+                        id=uuid4(),
+                        client_id=f"app-{place}",
+                        uri=f"https://{place}.example/out",
+                        user_id=UserId(uuid4()),
+                        session_id=uuid4(),
+                        created_at=now,
+                        due_at=now,
+                    )
+                )
+            await uow.commit()
+        office.logout_sender.barrier = asyncio.Barrier(3)
+        async with asyncio.timeout(2):
+            assert await office.identity.sessions.deliver_notices() == 3
+        assert len(office.logout_sender.sent) == 3
 
     play(scene)
 

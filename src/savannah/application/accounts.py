@@ -349,6 +349,8 @@ class Accounts:
 def _account_of(by: Caller) -> UserId:
     if by.user_id is None:
         raise RoleForbidden("This is for people with an account")
+    if by.third_party:
+        raise RoleForbidden("A third-party app does not look after an account; ask userinfo")
     return UserId(by.user_id)
 
 

@@ -186,12 +186,14 @@ class Apps:
                 and with them all that was got with them, offline logins too.
 
         Raises:
-            InsufficientScope, NotFound; Invalid for a public app.
+            InsufficientScope, also for a scope of a machine client which the caller lacks;
+            NotFound; Invalid for a public app.
         """
         _require_manager(by)
         secret = self._randomness.symbols(ALPHANUMERIC, SECRET_LENGTH)
         async with self._storage() as uow:
             client = await _found(uow, client_id, lock="update")
+            _require_reach(by, client)
             after = client.with_secret(secret)
             if end_logins:
                 after = replace(after, secret_digests=after.secret_digests[:1])
@@ -227,11 +229,13 @@ class Apps:
             by: None is the operator of this installation.
 
         Raises:
-            InsufficientScope, NotFound; Invalid with every broken field.
+            InsufficientScope, also for a scope of a machine client which the caller lacks;
+            NotFound; Invalid with every broken field.
         """
         _require_manager(by)
         async with self._storage() as uow:
             client = await _found(uow, client_id, lock="update")
+            _require_reach(by, client)
             after = registered(client, changes)
             if after != client:
                 await uow.clients.save(after)
@@ -266,6 +270,12 @@ def _require_all(by: Caller, scopes: Collection[str]) -> None:
     for scope in Scope:
         if scope in scopes:
             by.require(scope)
+
+
+def _require_reach(by: Caller | None, client: Client) -> None:
+    """Whoever sets a machine's secret or key can get its tokens. Raises: InsufficientScope."""
+    if by is not None and _is_machine(client):
+        _require_all(by, client.scopes)
 
 
 def _is_machine(client: Client) -> bool:

@@ -33,6 +33,8 @@ _SHORTEST_DELAY: Final = timedelta(seconds=1)
 _LONGEST_DELAY: Final = timedelta(minutes=15)
 _DOUBLINGS: Final = 11  # from one second to more than a quarter of an hour
 _DELAYED: Final = Rate(1, _LONGEST_DELAY)
+# For how long an address is known as one from which somebody has logged in.
+_KNOWN: Final = Rate(1, timedelta(days=30))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +108,10 @@ class LoginLock:
 
     An account from one address has `rate`: so many failures, then none until its window ends. Who
     uses many addresses for one account, or one address for many accounts, meets a delay that
-    doubles with each further failure, up to a quarter of an hour; nobody is locked out for good. A
-    name that no account has is treated the same. A right password resets what was counted for
-    the account, not for the address.
+    doubles with each further failure, up to a quarter of an hour. Strangers could keep that delay
+    up for ever, so it does not hold where the account has logged in within a month: nobody is
+    locked out for good. A name that no account has is treated the same. A right password resets
+    what was counted for the account, not for the address.
     """
 
     def __init__(
@@ -135,7 +138,8 @@ class LoginLock:
             return
         state = await self._limiter.peek(attempt.both, self._rate)
         waits = [state.reset_after] if state.remaining == 0 else []
-        for key in (attempt.account, attempt.address):
+        known = await self._limiter.peek(_known_of(attempt), _KNOWN)
+        for key in (attempt.account, attempt.address) if known.remaining else (attempt.address,):
             delay = await self._limiter.peek(_delay_of(key), _DELAYED)
             if delay.remaining == 0:
                 waits.append(delay.reset_after)
@@ -178,13 +182,19 @@ class LoginLock:
             await self._limiter.hit(_delay_of(key), replace(_DELAYED, window=delay))
 
     async def forget(self, attempt: Attempt) -> None:
-        """Begin to count anew for an account, after a right password."""
-        for key in (attempt.both, attempt.account, _delay_of(attempt.account)):
+        """Begin to count anew for an account, after a right password; its address is known now."""
+        known = _known_of(attempt)
+        for key in (attempt.both, attempt.account, _delay_of(attempt.account), known):
             await self._limiter.forget(key)
+        await self._limiter.hit(known, _KNOWN)
 
 
 def _delay_of(key: str) -> str:
     return f"{key}:delay"
+
+
+def _known_of(attempt: Attempt) -> str:
+    return f"{attempt.both}:known"
 
 
 class ClientSecrets:

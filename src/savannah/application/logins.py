@@ -227,6 +227,7 @@ class Logins:
             user_id=user.id if user else None,
             client_id=client.client_id,
             grant_id=live.claims.grant_id,
+            third_party=user is not None and not client.first_party,
             request_id=request_id,
         )
 

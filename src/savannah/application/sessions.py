@@ -5,6 +5,7 @@ Source: OpenID Connect RP-Initiated Logout 1.0 and Back-Channel Logout 1.0.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -260,8 +261,9 @@ class Sessions:
         async with self._storage() as uow:
             due = await uow.logout_notices.lease_due(now=now, until=now + _LEASE, most=most)
             await uow.commit()
-        for notice in due:
-            taken = await self._deliver(notice)
+        # Together, or one app that does not answer would keep the others waiting past their leases.
+        answers = await asyncio.gather(*(self._deliver(notice) for notice in due))
+        for notice, taken in zip(due, answers, strict=True):
             async with self._storage() as uow:
                 if taken or notice.attempts + 1 >= _ATTEMPTS_MOST:
                     await uow.logout_notices.remove(notice.id)

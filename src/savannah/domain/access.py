@@ -100,7 +100,12 @@ def scope_text(scopes: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """On whose behalf a use case runs; `principal` is what audit rows and limits name."""
+    """On whose behalf a use case runs; `principal` is what audit rows and limits name.
+
+    Attributes:
+        third_party: whether an app that is not ours acts for a person. It does what its scopes say,
+            and none is for the account itself.
+    """
 
     principal: str
     permissions: frozenset[Scope]
@@ -108,6 +113,7 @@ class Caller:
     user_id: UUID | None = None
     client_id: str | None = None
     grant_id: UUID | None = None
+    third_party: bool = False
     request_id: str | None = None
 
     @classmethod

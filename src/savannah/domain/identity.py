@@ -458,7 +458,7 @@ def username_rule(value: object) -> str:
 
 def login_name(typed: str) -> str:
     """How a typed user name or e-mail address is looked up; empty when no account can have it."""
-    name = unicodedata.normalize("NFC", typed).strip()
+    name = text.nfc(typed).strip()
     # Control characters and lone surrogates; some databases do not even take the question.
     return "" if any(unicodedata.category(char) in ("Cc", "Cs") for char in name) else name
 
@@ -492,12 +492,12 @@ def password_text(value: object) -> str:
     """A new password as it is hashed: NFC, so that two keyboards agree; never trimmed or cut.
 
     Raises:
-        Refused: `wrong_type`, `invalid_format` (a lone surrogate, which no encoding carries),
-            `password_too_short` when it is empty.
+        Refused: `wrong_type`, `invalid_format` (a lone surrogate, which no encoding carries, or a
+            pile of marks), `password_too_short` when it is empty.
     """
     if not isinstance(value, str):
         raise Refused("wrong_type", "This must be a string")
-    if any(unicodedata.category(char) == "Cs" for char in value):
+    if text.is_piled(value) or any(unicodedata.category(char) == "Cs" for char in value):
         raise Refused("invalid_format", "This is not a text that can be stored")
     if not value:
         raise Refused("password_too_short", f"At least {PASSWORD_LEAST} characters are needed")
@@ -506,7 +506,7 @@ def password_text(value: object) -> str:
 
 def typed_password(typed: str) -> str:
     """A password somebody logs in with, in the form in which it was hashed."""
-    return unicodedata.normalize("NFC", typed)
+    return text.nfc(typed)
 
 
 def password_faults(password: str, *, username: str, email: str | None) -> tuple[Refused, ...]:

@@ -29,6 +29,7 @@ from savannah.domain.customer import Customer
 from savannah.domain.errors import BadQuery
 from savannah.domain.order import Order, Reference
 from savannah.domain.phone import PhoneNumber, PhoneRefused, search_digits
+from savannah.domain.text import is_piled
 
 QUERY_MIN: Final = 2
 QUERY_MAX: Final = 100
@@ -85,6 +86,8 @@ class SearchQuery:
     @classmethod
     def parse(cls, q: str, *, region: str = "KE") -> SearchQuery:
         """Raises: BadQuery, `query_too_short` below 2 characters, `invalid_parameter` over 100."""
+        if is_piled(q):
+            raise BadQuery("q", "Too many marks follow one another")
         typed = unicodedata.normalize("NFC", q).strip()
         if len(typed) > QUERY_MAX:
             raise BadQuery("q", f"At most {QUERY_MAX} characters")

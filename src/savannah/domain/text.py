@@ -24,6 +24,10 @@ METADATA_MAX_KEY: Final = 40
 METADATA_MAX_VALUE: Final = 500
 NOTES_MAX: Final = 2000
 
+# More marks than any language sets on one letter (UAX #15 section 13). Normalising sorts them, in a
+# time that grows with the square of their number.
+_MARKS_MOST: Final = 30
+
 # Practical address form: one @, no blanks, a domain of labels with a dot. RFC 5321 length limits.
 _EMAIL: Final = re.compile(
     r"[^\s@<>()\[\],;:\\\"]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+[^\W\d_][\w-]{0,61}[^\W_]",
@@ -34,11 +38,13 @@ def clean(value: object, *, most: int, least: int = 1, multiline: bool = False) 
     """NFC text without outer blanks, of `least` to `most` code points.
 
     Raises:
-        Refused: `wrong_type`, `invalid_format` (a control character), `blank`, `too_short`,
-            `too_long`.
+        Refused: `wrong_type`, `invalid_format` (a control character, or a pile of marks), `blank`,
+            `too_short`, `too_long`.
     """
     if not isinstance(value, str):
         raise Refused("wrong_type", "This must be a string")
+    if is_piled(value):
+        raise Refused("invalid_format", "Too many marks follow one another")
     text = unicodedata.normalize("NFC", value).strip()
     for char in text:
         # Cc: control; Cs: lone surrogates, which no encoding can carry.
@@ -51,6 +57,22 @@ def clean(value: object, *, most: int, least: int = 1, multiline: bool = False) 
     if len(text) > most:
         raise Refused("too_long", f"At most {most} characters are allowed")
     return text
+
+
+def is_piled(text: str) -> bool:
+    """Whether so many marks follow one another that nobody has written this."""
+    marks = 0
+    for char in "" if text.isascii() else text:
+        # Not by their combining class: some without one are made of marks that have one.
+        marks = marks + 1 if unicodedata.category(char).startswith("M") else 0
+        if marks > _MARKS_MOST:
+            return True
+    return False
+
+
+def nfc(text: str) -> str:
+    """The composed form; a pile of marks, which no stored text has, stays as it is."""
+    return text if is_piled(text) else unicodedata.normalize("NFC", text)
 
 
 def notes(value: object) -> str:
@@ -77,7 +99,7 @@ def email(value: object) -> str:
 
 def email_key(address: str) -> str:
     """What two addresses share when they count as the same one."""
-    return unicodedata.normalize("NFC", address.casefold())
+    return nfc(address.casefold())
 
 
 def metadata(value: object, *, onto: Mapping[str, str] | None = None) -> dict[str, str]:

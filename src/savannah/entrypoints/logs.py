@@ -31,6 +31,10 @@ _OWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "color_message",  # uvicorn's event again, in colours
     "taskName",
 }
+# Signs that a terminal obeys, or that make a line look like two, or like another.
+_STEERING: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}\u202a-\u202e\u2066-\u2069]"
+)
 _CAUSE: Final = frozenset({"request_id", "trace_id"})
 _UNSHOWN: Final = re.compile(
     r"""
@@ -149,7 +153,10 @@ class JsonLines(logging.Formatter):
         }
         for name, value in _fields(record).items():
             line[name if name not in line else f"{name}_"] = value
-        return _encode(line)
+        encoded = _encode(line)
+        if encoded.isascii() and "\x7f" not in encoded:
+            return encoded
+        return _STEERING.sub(lambda sign: f"\\u{ord(sign[0]):04x}", encoded)
 
 
 class ConsoleLines(logging.Formatter):
@@ -161,7 +168,8 @@ class ConsoleLines(logging.Formatter):
         told = " ".join(f"{name}={value}" for name, value in fields.items())
         moment = datetime.fromtimestamp(record.created, UTC).astimezone()
         line = f"{moment:%H:%M:%S} {record.levelname:<8} {mask(record.getMessage())}  {told}"
-        return line.rstrip() + (f"\n{trace}" if trace else "")
+        lines = [line.rstrip(), *(str(trace).split("\n") if trace else ())]
+        return "\n".join(_STEERING.sub(lambda sign: ascii(sign[0])[1:-1], each) for each in lines)
 
 
 def configure(*, level: str, format_: str | None) -> None:

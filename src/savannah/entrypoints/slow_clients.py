@@ -4,7 +4,9 @@ Slowloris and its kin hold connections open by sending, or reading, a byte now a
 ends idle connections only, so its protocol is given deadlines here. A sweep looks at them once in
 a while: a request pays for two looks at the clock and no timer.
 
-Bodies are counted further in (`requests.BODY_MAX`), where the answer can be a whole one.
+Bodies are counted further in (`requests.BODY_MAX`), where the answer can be a whole one. What
+stands around the pieces of one, trailers above all, is counted here: nobody reads it, and the
+parser and uvicorn would keep all of it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any, Final, cast
 from uuid import uuid4
 
@@ -22,6 +25,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from savannah.entrypoints.http import problems
 
 HEAD_MAX: Final = 32 * 1024
+# Each costs many times its bytes, and is kept as long as its request.
+HEADERS_MOST: Final = 128
+# Requests of one connection that wait while another is answered.
+PIPELINED_MOST: Final = 64
 _SWEEPS: Final = 4  # within one patience
 _LONGEST_NAP_S: Final = 1.0
 _REASONS: Final = {
@@ -38,7 +45,8 @@ class ClientLimits:
     Attributes:
         patience: for a whole head, a whole body, and a client that reads its answer.
         connections: how many may be open. Beyond that the one that has been idle longest is
-            closed, and a new one is refused when all of them are at work.
+            closed, or else has kept us waiting longest; and a new one is refused when all of them
+            are at work.
         cut: is told why a connection was ended, in one of few words.
     """
 
@@ -58,7 +66,8 @@ class PatientProtocol(HttpToolsProtocol):
         self.due: float | None = None
         self.late_for = "slow_head"
         self.idle_since = 0.0
-        self._head_bytes: int | None = 0  # None while no head is being read
+        self._in_head = True
+        self._other_bytes = 0  # since the last message or piece of a body ended
 
     @property
     def is_idle(self) -> bool:
@@ -74,39 +83,54 @@ class PatientProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
+        self._other_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes is not None and self._head_bytes > HEAD_MAX:
+        if self._other_bytes > HEAD_MAX and not self.transport.is_closing():
             self._cut("large_head", 431, "The headers are too large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_head = True
         if self.due is None:
             self._expect("slow_head")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # RFC 9110 section 6.5.1: a trailer is no header. It comes after a proxy has said whose
+        # request this is.
+        if self._in_head and len(self.headers) <= HEADERS_MOST:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._head_bytes = None
+        self._in_head = False
+        self._other_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > HEAD_MAX:
+        if size > HEAD_MAX or len(self.headers) > HEADERS_MOST:
             self._cut("large_head", 431, "The headers are too large")
+            return
+        if self.transport.is_closing():
             return
         self._expect("slow_body")
         super().on_headers_complete()
+        if len(self.pipeline) > PIPELINED_MOST:
+            self.limits.cut("many_requests")
+            self.transport.abort()  # a last word would stand in somebody else's answer
 
     def on_body(self, body: bytes) -> None:
+        self._other_bytes = 0
         if not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self.due = None
-        self._head_bytes = 0
+        self._other_bytes = 0
         if not self.transport.is_closing():
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
         self.idle_since = self.loop.time()
         super().on_response_complete()
+        if self.pipeline:  # uvicorn goes on reading, and would keep more than it answers
+            self.flow.pause_reading()
 
     def pause_writing(self) -> None:
         self._expect("slow_reader")
@@ -131,15 +155,15 @@ class PatientProtocol(HttpToolsProtocol):
         self.due = self.loop.time() + self._patience_s
 
     def _make_room(self) -> None:
-        others = cast("Iterable[PatientProtocol]", self.connections)
-        idle = [
-            each
-            for each in others
-            if each is not self and each.is_idle and not each.transport.is_closing()
-        ]
-        if idle:
+        everybody = cast("Iterable[PatientProtocol]", self.connections)
+        others = [each for each in everybody if each is not self]
+        others = [each for each in others if not each.transport.is_closing()]
+        idle = [(each.idle_since, each) for each in others if each.is_idle]
+        # Else who keeps us waiting, or a few bodies that never end would keep everybody out.
+        late = [(each.due, each) for each in others if each.due is not None]
+        if idle or late:
             self.limits.cut("made_room")
-            min(idle, key=lambda each: each.idle_since).transport.abort()
+            min(idle or late, key=itemgetter(0))[1].transport.abort()
         else:
             self.limits.cut("no_room")
             self.transport.abort()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -347,6 +348,12 @@ def _sqlite_engine(url: URL, busy: timedelta, reading: bool) -> Engine:
         json_serializer=dumps,
         connect_args={"timeout": busy.total_seconds()},
     )
+
+    @event.listens_for(engine, "do_connect")
+    def keep_private(*_: object) -> None:
+        # SQLite would make the file for all to read, and lays others beside it that are like it.
+        with suppress(OSError):  # it is there, or cannot be made, which SQLite says better
+            os.close(os.open(url.database or "", os.O_CREAT | os.O_EXCL, 0o600))
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: object) -> None:

@@ -26,6 +26,7 @@ Values = Mapping[str, Any]
 
 _NUMBERED: Final = re.compile(r"\$(\d+)")
 _JOINED_MOST: Final = 256
+_LENGTHS_MOST: Final = 128
 
 
 class DriverStatement:
@@ -136,6 +137,8 @@ class Statements:
             key = (key, *(len(values[name]) for name in found.spreads))
             found = known.get(key)
         if found is None:
+            if len(known) >= _LENGTHS_MOST:  # how long lists are is for callers to say
+                known.clear()
             found = DriverStatement(statement, self._dialect, values)
             known[key] = found
             if found.spreads:

@@ -35,12 +35,18 @@ from savannah.domain.oauth import (
     origin_of,
 )
 from savannah.entrypoints.http import oauth, pages, problems
-from savannah.entrypoints.http.door import AnyResponse, Door, TheDoor, address_of
+from savannah.entrypoints.http.door import (
+    AnyResponse,
+    Door,
+    TheDoor,
+    address_of,
+    count_request,
+)
 from savannah.entrypoints.http.forms import read_form, read_query
 from savannah.entrypoints.http.operations import given_by_name
 from savannah.entrypoints.http.pages import Language
 from savannah.entrypoints.http.problems import DoorError
-from savannah.entrypoints.http.requests import AnyRequest
+from savannah.entrypoints.http.requests import AnyRequest, cookie_of
 
 log = logging.getLogger("savannah.oauth")
 
@@ -138,7 +144,7 @@ def _cookie_name(door: Door) -> str:
 
 def session_cookie(request: AnyRequest, door: Door) -> str | None:
     """What the browser holds of its session, where that can be one of ours."""
-    value = request.cookies.get(_cookie_name(door))
+    value = cookie_of(request, _cookie_name(door))
     sound = value is not None and 0 < len(value) <= _SYMBOLS_MOST and value.isascii()
     return value if sound else None
 
@@ -249,12 +255,22 @@ def _answered(answer: Answer, language: Language) -> Response[Any]:
     return _see_other(f"{uri}{joint}{urlencode(answer.parameters)}")
 
 
+async def _count(request: AnyRequest, door: Door) -> None:
+    """Count a step that may leave a grant; an address stands for whoever sits there.
+
+    Raises: RateLimited.
+    """
+    key = f"browser:{address_of(request)}"
+    await count_request(request, door, key, door.options.rate_limit)
+
+
 @endpoint("GET", "POST", paths=["/oauth/authorize", "/o/authorize"])
 async def authorize(request: AnyRequest, door: TheDoor) -> AnyResponse:
     if request.method == "POST":
         # A form of another site brings no cookie of ours; the browser's own next step does.
         form = await read_form(request)
         return _anew(door, "authorize", form)
+    await _count(request, door)
     query = read_query(request)
     cookie = session_cookie(request, door)
     outcome = await door.identity.authorization.begin(query, cookie=cookie)
@@ -319,6 +335,7 @@ async def log_in(request: AnyRequest, door: TheDoor) -> AnyResponse:
 
 @endpoint("GET", paths=["/oauth/continue"])
 async def go_on(request: AnyRequest, door: TheDoor) -> AnyResponse:
+    await _count(request, door)
     query = read_query(request)
     query.require_single()
     cookie = session_cookie(request, door)
@@ -329,6 +346,7 @@ async def go_on(request: AnyRequest, door: TheDoor) -> AnyResponse:
 
 @endpoint("POST", paths=["/oauth/consent"])
 async def consent(request: AnyRequest, door: TheDoor) -> AnyResponse:
+    await _count(request, door)
     form = await read_form(request)
     form.require_single()
     ticket, cookie = form.one("ticket") or "", session_cookie(request, door)

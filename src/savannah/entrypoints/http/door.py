@@ -114,9 +114,7 @@ class Door:
                 request_id=request_id_var.get(),
             )
         except Unauthenticated:
-            # Guessing tokens has an end as well; nobody in particular pays for it but the address.
-            refused = f"refused:{address_of(request)}"
-            await count_request(request, self, refused, self.options.rate_limit)
+            await self.count_refused(request)
             raise
         await count_request(request, self, caller.principal, self.options.rate_limit)
         return caller
@@ -130,6 +128,14 @@ class Door:
         """Count a request against the limit of its address. Raises: RateLimited."""
         key = f"address:{address_of(request)}"
         await count_request(request, self, key, self.options.rate_limit_auth)
+
+    async def count_refused(self, request: AnyRequest) -> None:
+        """Count a token that was refused, for guessing them has an end as well.
+
+        Nobody in particular pays for it but the address. Raises: RateLimited.
+        """
+        key = f"refused:{address_of(request)}"
+        await count_request(request, self, key, self.options.rate_limit)
 
     def currency_of(self, query: Query) -> str | None:
         """The currency a report is asked for in. Raises: BadQuery."""

@@ -180,17 +180,22 @@ class Gate:
         return any(found in network for network in self._options.trusted_proxies)
 
     def _refusal(self, scope: HTTPScope, *, forwarded: bool) -> _Refusal | None:
-        path = scope["path"]
+        path = "/" + scope["path"].lstrip("/")  # the router, too, takes several for one
         if forwarded and path.rstrip("/") == "/metrics":
             # Figures are for whoever asks us directly, not for the world behind a proxy.
             return _problem(scope, 404, "not_found", problems.TITLES["not_found"][0])
         if path.startswith(_PROBES):
             return None
-        host = next((v.decode("latin-1") for n, v in scope["headers"] if n == b"host"), "")
+        # Of several hosts a proxy and we could mean different ones (RFC 9112 section 3.2).
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        host = hosts[0] if len(hosts) == 1 else ""
         if not self._host_allowed(host):
             return _problem(scope, 400, "invalid_host", "This host is not served here")
         if path.startswith(self._local) and _from_this_machine(scope):
             return None
+        if not self._options.debug and path.startswith(_SIMULATOR):
+            # It shows customers' numbers and texts, and asks nobody who they are.
+            return _problem(scope, 404, "not_found", problems.TITLES["not_found"][0])
         if not self._options.debug and scope["scheme"] == "http":
             query = scope["query_string"]
             target = f"https://{host}".encode("latin-1") + scope["raw_path"].partition(b"?")[0]

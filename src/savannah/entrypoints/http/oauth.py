@@ -38,6 +38,7 @@ from savannah.entrypoints.http.door import (
     TheDoor,
     access_token,
     address_of,
+    count_request,
     key_thumbprint,
     proved_key,
 )
@@ -299,6 +300,7 @@ async def issue_tokens(request: AnyRequest, door: TheDoor) -> AnyResponse:
     form = await read_form(request)
     form.require_single(but=("resource",))
     client = await the_client(request, door, form)
+    await _count(request, door, form, client)
     issued = await door.identity.issuance.issue(
         form,
         client,
@@ -318,6 +320,23 @@ async def issue_tokens(request: AnyRequest, door: TheDoor) -> AnyResponse:
     return protocol_json(body)
 
 
+async def _count(request: AnyRequest, door: Door, form: Parameters, client: Client) -> None:
+    """Count what anybody can send, and what leaves something in storage whatever comes of it.
+
+    Anybody can say the name of a public client, so its address counts. The people of another app
+    do not share one limit: of its calls only proofs and logins of its own count.
+
+    Raises: RateLimited.
+    """
+    if client.client_type is ClientType.PUBLIC:
+        key = f"tokens:{address_of(request)}"
+    elif "dpop" in request.headers or form.one("grant_type") == GrantType.CLIENT_CREDENTIALS:
+        key = f"client:{client.client_id}"
+    else:
+        return
+    await count_request(request, door, key, door.options.rate_limit)
+
+
 @endpoint("POST", paths=["/oauth/introspect", "/o/introspect"])
 async def introspect(request: AnyRequest, door: TheDoor) -> AnyResponse:
     form = await read_form(request)
@@ -332,6 +351,7 @@ async def revoke(request: AnyRequest, door: TheDoor) -> AnyResponse:
     form = await read_form(request)
     form.require_single()
     client = await the_client(request, door, form)
+    await _count(request, door, form, client)
     await door.identity.issuance.revoke(
         form.required("token"), client, request_id=request_id_var.get()
     )
@@ -344,6 +364,9 @@ async def push(request: AnyRequest, door: TheDoor) -> AnyResponse:
     client = await the_client(request, door, form)
     if client.client_type is ClientType.PUBLIC:
         await door.count_anonymous(request)
+    else:
+        key = f"pushed:{client.client_id}"
+        await count_request(request, door, key, door.options.rate_limit)
     request_uri, seconds = await door.identity.authorization.push(form, client=client)
     return protocol_json({"request_uri": request_uri, "expires_in": seconds}, status=201)
 
@@ -354,10 +377,14 @@ async def push(request: AnyRequest, door: TheDoor) -> AnyResponse:
 @endpoint("GET", "POST", paths=["/oauth/userinfo", "/o/userinfo"])
 async def userinfo(request: AnyRequest, door: TheDoor) -> AnyResponse:
     shown = await _shown_token(request)
-    thumbprint = await key_thumbprint(request, door, shown)
-    return protocol_json(
-        await door.identity.issuance.user_claims(shown.token, key_thumbprint=thumbprint)
-    )
+    try:
+        thumbprint = await key_thumbprint(request, door, shown)
+        claims = await door.identity.issuance.user_claims(shown.token, key_thumbprint=thumbprint)
+    except Unauthenticated:
+        await door.count_refused(request)
+        raise
+    await count_request(request, door, f"user:{claims['sub']}", door.options.rate_limit)
+    return protocol_json(claims)
 
 
 async def _shown_token(request: AnyRequest) -> ShownToken:

@@ -21,7 +21,13 @@ from litestar.handlers import HTTPRouteHandler
 from savannah.domain.errors import SavannahError
 from savannah.entrypoints.http import ops, problems, reference
 from savannah.entrypoints.http.examples import EXAMPLES
-from savannah.entrypoints.http.operations import OPERATION, UUID_SCHEMA, Operation, Param
+from savannah.entrypoints.http.operations import (
+    OPERATION,
+    UUID_SCHEMA,
+    VALUES_MOST,
+    Operation,
+    Param,
+)
 from savannah.entrypoints.http.routes import API_PREFIX, API_ROUTES
 
 Json = dict[str, Any]
@@ -364,7 +370,7 @@ def _query_parameter(param: Param) -> Json:
     if param.many:
         found["description"] += " Repeatable; a comma-separated list counts as repeats."
         found |= {"style": "form", "explode": True}
-        found["schema"] = {"type": "array", "items": param.schema}
+        found["schema"] = {"type": "array", "items": param.schema, "maxItems": VALUES_MOST}
     else:
         found["schema"] = param.schema
     return found

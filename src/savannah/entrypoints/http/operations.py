@@ -46,6 +46,10 @@ SEARCHABLE: Final = rf"^\s*[^\s{_CONTROL}][^{_CONTROL}]*[^\s{_CONTROL}]\s*$"
 LINES: Final = r"^\s*[^\u0000-\u0008\u000b-\u001f\u007f-\u009f]*\s*$"
 
 
+# Of one parameter, however they are written.
+VALUES_MOST: Final = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Param:
     """One query parameter. `many`: repeatable, and a comma-separated list counts as repeats."""

@@ -90,10 +90,17 @@ _TEXTS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
+# Signs that change the direction of what follows: a name with one could rewrite our question.
+_TURNS: Final = dict.fromkeys(
+    (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+)
+
+
 def text(key: str, language: Language, **parts: str) -> str:
     """A text of these pages, with its parts escaped."""
     words = _TEXTS[key][LANGUAGES.index(language)]
-    return escape(words).format(**{name: escape(part) for name, part in parts.items()})
+    shown = {name: escape(part.translate(_TURNS)) for name, part in parts.items()}
+    return escape(words).format(**shown)
 
 
 def choose_language(ui_locales: str | None, accept_language: str) -> Language:

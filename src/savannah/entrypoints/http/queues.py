@@ -35,12 +35,11 @@ from savannah.entrypoints.http.door import (
     Door,
     ShownToken,
     access_token,
-    address_of,
     count_request,
     json_response,
     key_thumbprint,
 )
-from savannah.entrypoints.http.requests import AnyRequest, read_body
+from savannah.entrypoints.http.requests import AnyRequest, cookie_of, read_body
 
 if TYPE_CHECKING:
     from savannah.adapters.saq_queue.board import QueueBoard
@@ -177,7 +176,7 @@ async def _admin(request: AnyRequest) -> None:
             principal = f"user:{here.user.id}"
             await count_request(request, door, principal, door.options.rate_limit)
             return
-        if kept := request.cookies.get(COOKIE):
+        if kept := cookie_of(request, COOKIE):
             shown = ShownToken(kept, bound=False)
         elif here is not None:
             await door.count_anonymous(request)
@@ -188,8 +187,7 @@ async def _admin(request: AnyRequest) -> None:
     try:
         caller = await _require_admin(request, door, shown)
     except Unauthenticated:
-        refused = f"refused:{address_of(request)}"
-        await count_request(request, door, refused, door.options.rate_limit)
+        await door.count_refused(request)
         raise
     await count_request(request, door, caller.principal, door.options.rate_limit)
 
