@@ -811,12 +811,16 @@ def test_what_was_allowed_is_seen_and_withdrawn_and_ends_every_login(op, app):
 
 
 def test_an_app_of_somebody_else_looks_after_no_account(op, app):
-    """Whatever its scopes: they say what userinfo tells it, and nothing about changes."""
+    """Its scopes say what it may read, and nothing about changes."""
     theirs = f"Bearer {app.tokens(scope='openid profile email read')['access_token']}"
     assert op.get("/api/orders/", by=theirs).status_code == 200
     password = {"old_password": PASSWORD, "new_password": "new-Password-1"}
+    assert op.get("/api/auth/profile/", by=theirs).json()["email"] == "johndoe@example.com"
+    blind = f"Bearer {app.tokens(scope='openid profile read')['access_token']}"
+    unread = op.get("/api/auth/profile/", by=blind)
+    assert (unread.status_code, unread.json()["code"]) == (403, "insufficient_scope")
+    assert "johndoe@example.com" not in unread.text
     for answer in (
-        op.get("/api/auth/profile/", by=theirs),
         op.patch("/api/auth/profile/", by=theirs, json={"email": "evil@example.com"}),
         op.get("/api/auth/consents/", by=theirs),
         op.delete(f"/api/auth/consents/{app.client_id}/", by=theirs),

@@ -18,8 +18,9 @@ from savannah.application.ports import (
     UserFilter,
 )
 from savannah.application.sessions import Sessions
-from savannah.domain.access import Caller, Role, Scope
+from savannah.domain.access import PROFILE_SCOPES, Caller, Role, Scope
 from savannah.domain.errors import (
+    InsufficientScope,
     Invalid,
     LastAdmin,
     NotFound,
@@ -157,9 +158,16 @@ class Accounts:
         return user
 
     async def profile(self, *, by: Caller) -> User:
-        """The caller's own account. Raises: RoleForbidden when the caller has none."""
+        """The caller's own account.
+
+        Raises:
+            RoleForbidden when the caller has none; InsufficientScope for a third-party app that
+            was not granted `profile` and `email`.
+        """
+        if by.user_id is not None and not by.reads_profile:
+            raise InsufficientScope(" ".join(sorted(PROFILE_SCOPES)))
         async with self._storage(reading=True) as uow:
-            return await uow.users.get(_account_of(by))
+            return await uow.users.get(_person_of(by))
 
     async def update_profile(self, changes: Mapping[str, object], *, by: Caller) -> User:
         """Change the caller's own names and e-mail address.
@@ -346,12 +354,17 @@ class Accounts:
         return after
 
 
-def _account_of(by: Caller) -> UserId:
+def _person_of(by: Caller) -> UserId:
     if by.user_id is None:
         raise RoleForbidden("This is for people with an account")
-    if by.third_party:
-        raise RoleForbidden("A third-party app does not look after an account; ask userinfo")
     return UserId(by.user_id)
+
+
+def _account_of(by: Caller) -> UserId:
+    user_id = _person_of(by)
+    if by.third_party:
+        raise RoleForbidden("A third-party app does not look after an account")
+    return user_id
 
 
 def _require_manager(by: Caller | None) -> None:

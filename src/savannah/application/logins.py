@@ -15,7 +15,16 @@ from savannah.application.ports import (
     Tokens,
     TrustedIssuers,
 )
-from savannah.domain.access import OFFLINE, Caller, Role, Scope, expand, scope_text, scopes_of
+from savannah.domain.access import (
+    OFFLINE,
+    PROFILE_SCOPES,
+    Caller,
+    Role,
+    Scope,
+    expand,
+    scope_text,
+    scopes_of,
+)
 from savannah.domain.errors import (
     AccountDisabled,
     Invalid,
@@ -228,6 +237,7 @@ class Logins:
             client_id=client.client_id,
             grant_id=live.claims.grant_id,
             third_party=user is not None and not client.first_party,
+            reads_profile=user is None or client.first_party or live.scopes >= PROFILE_SCOPES,
             request_id=request_id,
         )
 

@@ -60,6 +60,7 @@ SCOPE_ALIASES: Final[dict[str, frozenset[Scope]]] = {
 IDENTITY_SCOPES: Final = ("openid", "profile", "email")
 # Asked for by name only: what is granted goes on while the person is away.
 OFFLINE: Final = "offline_access"
+PROFILE_SCOPES: Final = frozenset({"profile", "email"})
 _PRINT_ORDER: Final = (
     *IDENTITY_SCOPES,
     OFFLINE,
@@ -104,7 +105,9 @@ class Caller:
 
     Attributes:
         third_party: whether an app that is not ours acts for a person. It does what its scopes say,
-            and none is for the account itself.
+            and none is for changing the account itself.
+        reads_profile: whether the profile may be shown; a third-party app needs the scopes of
+            OpenID Connect for that.
     """
 
     principal: str
@@ -114,6 +117,7 @@ class Caller:
     client_id: str | None = None
     grant_id: UUID | None = None
     third_party: bool = False
+    reads_profile: bool = True
     request_id: str | None = None
 
     @classmethod

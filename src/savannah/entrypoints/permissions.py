@@ -45,8 +45,8 @@ _OBJECTS: Final = """\
 Beyond the scope:
 
 - One's own is one's account and the login a request came with; another's is out of reach there.
-- A third-party app acts for a person within its scopes and looks after no account: profile,
-  password and consents answer it 403 `role_forbidden`; `userinfo` tells it what its scopes allow.
+- A third-party app acts for a person within its scopes and looks after no account: it reads the
+  profile with `profile` and `email`, and may not change it, the password or consents.
 - An order moves along the edges above, each with its own scope.
 - Nobody gives a machine client a scope they do not have themselves, nor takes a secret or sets a
   key for one that has it.
