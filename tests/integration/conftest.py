@@ -65,7 +65,7 @@ class Documented:
 
     def operation(self, method, path):
         """What the document says of a request; None where it knows no such endpoint."""
-        bare = path.rstrip("/")
+        bare = path.removesuffix("/")
         for template in self._templates:
             pattern = re.sub(r"\{\w+\}", "[^/]+", template.rstrip("/"))
             if re.fullmatch(pattern, bare):

@@ -478,6 +478,7 @@ def test_a_machine_has_no_role_only_its_scopes(play: Play) -> None:
             principal=f"client:{client.client_id}",
             permissions=frozenset({Scope.ORDERS_READ, Scope.ORDERS_WRITE}),
             client_id=client.client_id,
+            account="none",
             grant_id=erp.grant_id,
         )
         assert isinstance(await refusal(office.accounts.profile(by=erp)), RoleForbidden)

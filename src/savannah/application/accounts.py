@@ -164,10 +164,11 @@ class Accounts:
             RoleForbidden when the caller has none; InsufficientScope for a third-party app that
             was not granted `profile` and `email`.
         """
-        if by.user_id is not None and not by.reads_profile:
+        user_id = _person_of(by)
+        if by.account == "none":
             raise InsufficientScope(" ".join(sorted(PROFILE_SCOPES)))
         async with self._storage(reading=True) as uow:
-            return await uow.users.get(_person_of(by))
+            return await uow.users.get(user_id)
 
     async def update_profile(self, changes: Mapping[str, object], *, by: Caller) -> User:
         """Change the caller's own names and e-mail address.
@@ -362,7 +363,7 @@ def _person_of(by: Caller) -> UserId:
 
 def _account_of(by: Caller) -> UserId:
     user_id = _person_of(by)
-    if by.third_party:
+    if by.account != "change":
         raise RoleForbidden("A third-party app does not look after an account")
     return user_id
 

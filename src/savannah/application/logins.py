@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Literal
 
 from savannah.application.identity import AuditLog, ClientSecrets
 from savannah.application.minting import Mint
@@ -236,8 +238,7 @@ class Logins:
             user_id=user.id if user else None,
             client_id=client.client_id,
             grant_id=live.claims.grant_id,
-            third_party=user is not None and not client.first_party,
-            reads_profile=user is None or client.first_party or live.scopes >= PROFILE_SCOPES,
+            account=_account_access(client, live.scopes),
             request_id=request_id,
         )
 
@@ -318,6 +319,12 @@ class Logins:
         # It allows nothing at the API, so neither role nor app has it.
         scopes |= claims.scopes & {OFFLINE}
         return LiveToken(claims=claims, user=user, client=client, scopes=scopes)
+
+
+def _account_access(client: Client, scopes: AbstractSet[str]) -> Literal["change", "read", "none"]:
+    if client.first_party:
+        return "change"
+    return "read" if scopes >= PROFILE_SCOPES else "none"
 
 
 def _granted(scope: str | None, role: Role, client: Client) -> frozenset[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 from savannah.domain.errors import InsufficientScope
@@ -104,10 +104,8 @@ class Caller:
     """On whose behalf a use case runs; `principal` is what audit rows and limits name.
 
     Attributes:
-        third_party: whether an app that is not ours acts for a person. It does what its scopes say,
-            and none is for changing the account itself.
-        reads_profile: whether the profile may be shown; a third-party app needs the scopes of
-            OpenID Connect for that.
+        account: what may be done with the person's own account. An app that is not ours changes
+            nothing, and reads the profile with the scopes of OpenID Connect for it.
     """
 
     principal: str
@@ -116,8 +114,7 @@ class Caller:
     user_id: UUID | None = None
     client_id: str | None = None
     grant_id: UUID | None = None
-    third_party: bool = False
-    reads_profile: bool = True
+    account: Literal["change", "read", "none"] = "change"
     request_id: str | None = None
 
     @classmethod

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from savannah.domain.text import DIRECTION_SIGNS
+
 
 class SmsEvent(StrEnum):
     """What happened to an order that its customer is told about."""
@@ -161,10 +163,8 @@ _PLAIN: Final = str.maketrans(
         "×": "x",
         # Invisible: soft hyphen, zero-width space, word joiner, byte order mark.
         **dict.fromkeys("\u00ad\u200b\u2060\ufeff"),
-        # Invisible, and they would turn around the text that follows, order number included.
-        **dict.fromkeys("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"),
-        # Invisible marks of direction: they come along when a name is copied from a phone.
-        **dict.fromkeys("\u200e\u200f\u061c"),
+        # They come along when a name is copied from a phone.
+        **dict.fromkeys(DIRECTION_SIGNS),
     }
 )
 

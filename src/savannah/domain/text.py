@@ -27,6 +27,8 @@ NOTES_MAX: Final = 2000
 # More marks than any language sets on one letter (UAX #15 section 13). Normalising sorts them, in a
 # time that grows with the square of their number.
 _MARKS_MOST: Final = 30
+# Invisible signs that change the direction of what follows: a name with one could rewrite a text.
+DIRECTION_SIGNS: Final = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 # Practical address form: one @, no blanks, a domain of labels with a dot. RFC 5321 length limits.
 _EMAIL: Final = re.compile(

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Final
 
 from savannah.application.trace import request_id_var, trace_var
+from savannah.domain.text import DIRECTION_SIGNS
 
 HIDDEN: Final = "[hidden]"
 _encode: Final = json.JSONEncoder(ensure_ascii=False, default=str).encode
@@ -33,7 +34,7 @@ _OWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {
 }
 # Signs that a terminal obeys, or that make a line look like two, or like another.
 _STEERING: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}\u202a-\u202e\u2066-\u2069]"
+    f"[\x00-\x1f\x7f-\x9f\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}{DIRECTION_SIGNS}]"
 )
 _CAUSE: Final = frozenset({"request_id", "trace_id"})
 _UNSHOWN: Final = re.compile(

@@ -11,7 +11,7 @@ from typing import Any, Final
 from saq.job import Job
 from saq.web.common import STATIC_PATH, job_dict, render
 
-from savannah.adapters.saq_queue.connection import AWAY
+from savannah.adapters.redis_access import AWAY
 from savannah.adapters.saq_queue.queue import SaqQueue
 from savannah.domain.errors import NotFound, Unavailable
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import logging
 import random
-import re
-import ssl
 import time
-from typing import Any, Final, cast
-from urllib.parse import urlsplit
+from typing import Final, cast
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
+from redis.asyncio.cluster import RedisCluster
+
+from savannah.adapters.redis_access import cluster_of, reason_of, settings_of_connections
 
 logger = logging.getLogger("savannah.queue")
 
-AWAY: Final = (RedisError, RedisClusterException, OSError)
 AGAIN_AFTER_S: Final = 0.5
 _ANSWER_S: Final = 2.0  # Redis that takes longer is away
 
@@ -38,16 +32,6 @@ class Trouble:
             logger.warning("Redis does not answer; jobs wait: %s", reason_of(error))
 
 
-def reason_of(error: BaseException) -> str:
-    """Why, in words without an address: for certificates what is wrong with them."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted ({cause.verify_message})"
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
-
-
 class _Cluster(RedisCluster):
     """A cluster client that can publish and subscribe: any node hears of what another is told."""
 
@@ -62,29 +46,10 @@ class _Cluster(RedisCluster):
 
 
 def connect(url: str) -> Redis:
-    settings: dict[str, Any] = {
-        "socket_timeout": _ANSWER_S,
-        "socket_connect_timeout": _ANSWER_S,
-        "health_check_interval": 15,
-        # Connections that a restart or a fail-over left behind are renewed at once; one that
-        # hangs is not waited for twice.
-        "retry": Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
-        "retry_on_error": [ReadOnlyError],
-    }
-    scheme, cluster, rest = url.partition("+cluster://")
-    if not cluster:
+    settings = settings_of_connections(answer_s=_ANSWER_S) | {"health_check_interval": 15}
+    cluster = cluster_of(url)
+    if cluster is None:
         return Redis.from_url(url, **settings)
-    # Not urlsplit, which from Python 3.14 on knows of no brackets behind a comma.
-    servers = re.split("[/?]", rest)[0]
-    who, at, hosts = servers.rpartition("@")
-    first, *more = hosts.split(",")
-    nodes = [urlsplit(f"//{host}") for host in more]
+    first, others = cluster
     # It has the commands of a single server that SAQ uses, without being one.
-    return cast(
-        "Redis",
-        _Cluster.from_url(
-            f"{scheme}://{who}{at}{first}{rest.removeprefix(servers)}",
-            startup_nodes=[ClusterNode(str(node.hostname), node.port or 6379) for node in nodes],
-            **settings,
-        ),
-    )
+    return cast("Redis", _Cluster.from_url(first, startup_nodes=others, **settings))

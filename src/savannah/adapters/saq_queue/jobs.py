@@ -18,7 +18,8 @@ from saq.queue.redis import RedisQueue
 from saq.types import WorkerInfo
 from saq.utils import now as now_ms
 
-from savannah.adapters.saq_queue.connection import AGAIN_AFTER_S, AWAY, Trouble
+from savannah.adapters.redis_access import AWAY
+from savannah.adapters.saq_queue.connection import AGAIN_AFTER_S, Trouble
 from savannah.domain.order import NotificationId
 
 logger = logging.getLogger("savannah.queue")

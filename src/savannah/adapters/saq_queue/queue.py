@@ -10,7 +10,8 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import cast
 
-from savannah.adapters.saq_queue.connection import AGAIN_AFTER_S, AWAY, Trouble, connect, reason_of
+from savannah.adapters.redis_access import AWAY, reason_of
+from savannah.adapters.saq_queue.connection import AGAIN_AFTER_S, Trouble, connect
 from savannah.adapters.saq_queue.jobs import Jobs
 from savannah.application.ports import JobQueue
 from savannah.domain.errors import Unavailable

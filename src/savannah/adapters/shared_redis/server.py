@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
-import ssl
 import time
 from collections.abc import Awaitable
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from typing import Final, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
+from redis.asyncio.cluster import RedisCluster
+
+from savannah.adapters.redis_access import AWAY, cluster_of, reason_of, settings_of_connections
 
 T = TypeVar("T")
 
-_AWAY: Final = (RedisError, RedisClusterException, OSError)
 _AGAIN_AFTER_S: Final = 1.0
 _SILENT_FOR_S: Final = 60.0
 
@@ -53,7 +47,7 @@ class Server:
         """Redis's answer. Raises: Away."""
         try:
             answer = await question
-        except _AWAY as error:
+        except AWAY as error:
             self._note(error)
             raise Away from error
         self._away_until = 0.0
@@ -78,7 +72,7 @@ class Server:
         self._away_until = now + _AGAIN_AFTER_S
         if now >= self._silent_until:
             self._silent_until = now + _SILENT_FOR_S
-            reason = _reason_of(error)
+            reason = reason_of(error)
             self._logger.warning("Redis does not answer; %s: %s", self._follows, reason)
 
 
@@ -87,38 +81,13 @@ def digest(key: str) -> str:
     return blake2b(key.encode(), digest_size=16).hexdigest()
 
 
-def _reason_of(error: BaseException) -> str:
-    """Why, in words without an address: for certificates what is wrong with them."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted ({cause.verify_message})"
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
-
-
 def _connect(url: str, *, answer_s: float, connections: int) -> Redis | RedisCluster:
-    settings: dict[str, Any] = {
-        "socket_timeout": answer_s,
-        "socket_connect_timeout": answer_s,
-        # Connections that a restart or a fail-over left behind are renewed at once; one that
-        # hangs is not waited for twice.
-        "retry": Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
-        "retry_on_error": [ReadOnlyError],
-    }
-    scheme, cluster, rest = url.partition("+cluster://")
-    if not cluster:
+    settings = settings_of_connections(answer_s=answer_s)
+    cluster = cluster_of(url)
+    if cluster is None:
         pool = BlockingConnectionPool.from_url(
             url, max_connections=connections, timeout=answer_s, **settings
         )
         return Redis.from_pool(pool)
-    # Not urlsplit, which from Python 3.14 on knows of no brackets behind a comma.
-    servers = re.split("[/?]", rest)[0]
-    who, at, hosts = servers.rpartition("@")
-    first, *more = hosts.split(",")
-    nodes = [urlsplit(f"//{host}") for host in more]
-    return RedisCluster.from_url(
-        f"{scheme}://{who}{at}{first}{rest.removeprefix(servers)}",
-        startup_nodes=[ClusterNode(str(node.hostname), node.port or 6379) for node in nodes],
-        **settings,
-    )
+    first, others = cluster
+    return RedisCluster.from_url(first, startup_nodes=others, **settings)

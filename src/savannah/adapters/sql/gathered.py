@@ -1,52 +1,53 @@
-"""Reads by key that travel together: one trip for all who asked while the last was on its way."""
+"""Reads that travel together: one trip for all who asked while the last was on its way."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import copy_context
-from typing import Any, Final
-from uuid import UUID
+from typing import Generic, TypeVar
 
-from sqlalchemy import Row
-
-Found = Mapping[UUID, Row[Any]]
-# One that hangs on a dying connection must not hold up everybody.
-_UNDER_WAY_MOST: Final = 2
+K = TypeVar("K")
+V = TypeVar("V")
 
 
-class _Round:
+class _Round(Generic[K, V]):
     """Keys that wait for the next trip, and what it will have found.
 
     It is made for the first who waits, whose request its span in a trace belongs to.
     """
 
     def __init__(self) -> None:
-        self.keys: set[UUID] = set()
+        self.keys: set[K] = set()
         self.context = copy_context()
-        self.found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+        self.found: asyncio.Future[Mapping[K, V]] = asyncio.get_running_loop().create_future()
         # Everybody who asked may have gone by the time it fails.
         self.found.add_done_callback(lambda found: found.cancelled() or found.exception())
 
 
-class GatheredReads:
-    """Reads rows by their key; each is read after it was asked for, and never kept.
+class GatheredReads(Generic[K, V]):
+    """Reads values by their key; each is read after it was asked for, and never kept.
 
     So it is as fresh as a read of one's own. Alone, it is one; under load, a trip serves many.
 
     Args:
-        read: the rows of some keys, by key.
+        read: the values of some keys, by key.
+        at_once: trips under way; with two, one that hangs on a dying connection does not hold up
+            everybody.
     """
 
-    def __init__(self, read: Callable[[Sequence[UUID]], Awaitable[Found]]) -> None:
+    def __init__(
+        self, read: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]], *, at_once: int = 2
+    ) -> None:
         self._read = read
+        self._at_once = at_once
         self._under_way = 0
-        self._next: _Round | None = None
+        self._next: _Round[K, V] | None = None
         self._trips: set[asyncio.Task[None]] = set()
 
-    async def find(self, key: UUID) -> Row[Any] | None:
-        """The row of that key. Raises: what `read` does."""
-        if self._under_way < _UNDER_WAY_MOST:
+    async def find(self, key: K) -> V | None:
+        """The value of that key. Raises: what `read` does."""
+        if self._under_way < self._at_once:
             self._under_way += 1
             try:
                 found = await self._read([key])
@@ -60,8 +61,10 @@ class GatheredReads:
         return found.get(key)
 
     async def close(self) -> None:
-        """Wait for trips whose askers have all gone."""
+        """End trips whose askers have all gone."""
         while self._trips:
+            for trip in self._trips:
+                trip.cancel()
             await asyncio.wait(self._trips)
 
     def _one_came_back(self) -> None:
@@ -74,7 +77,7 @@ class GatheredReads:
             self._trips.add(trip)
             trip.add_done_callback(self._trips.discard)
 
-    async def _travel(self, waiting: _Round) -> None:
+    async def _travel(self, waiting: _Round[K, V]) -> None:
         try:
             waiting.found.set_result(await self._read(list(waiting.keys)))
         except Exception as error:  # noqa: BLE001  whoever asked decides

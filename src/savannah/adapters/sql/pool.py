@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from savannah.adapters.sql.engines import Lookup, StatementFailed, Work, dumps, loads
-from savannah.adapters.sql.gathered import Found, GatheredReads
+from savannah.adapters.sql.gathered import GatheredReads
 from savannah.adapters.sql.statements import Statements
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ class Pool:
         self._turns = asyncio.Semaphore(settings.pool_size)
         self._free: list[Seat] = []
         self._leaving: set[asyncio.Task[None]] = set()
-        self._gathered: dict[Lookup, GatheredReads] = {}
+        self._gathered: dict[Lookup, GatheredReads[UUID, Row[Any]]] = {}
 
     @property
     def in_use(self) -> int:
@@ -188,14 +188,14 @@ class Pool:
         finally:
             self.give(seat)
 
-    def gathered(self, lookup: Lookup) -> GatheredReads:
+    def gathered(self, lookup: Lookup) -> GatheredReads[UUID, Row[Any]]:
         """Reads of rows by their id, each a transaction by itself, that may share trips."""
         reads = self._gathered.get(lookup)
         if reads is None:
             reads = self._gathered[lookup] = GatheredReads(partial(self._look_up, lookup))
         return reads
 
-    async def _look_up(self, lookup: Lookup, keys: Sequence[UUID]) -> Found:
+    async def _look_up(self, lookup: Lookup, keys: Sequence[UUID]) -> Mapping[UUID, Row[Any]]:
         seat = await self.take()
         try:
             if len(keys) == 1:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import text
 
+from savannah.adapters.sql.gathered import GatheredReads
 from savannah.adapters.sql.pool import FAILURES, Pool
 
 log = logging.getLogger("savannah.sql")
@@ -70,8 +71,8 @@ class Replicas:
         self._all = list(replicas)
         self._retry_s = retry.total_seconds()
         self._turn = 0
-        self._asking: asyncio.Task[int] | None = None
-        self._asking_next: asyncio.Task[int] | None = None
+        # How far the primary has written.
+        self._position = GatheredReads(self._ask, at_once=1)
 
     async def pick(self) -> Replica | None:
         """One that has everything that is committed by now, in turn; None for the primary.
@@ -82,7 +83,8 @@ class Replicas:
         able = [each for each in self._all if each.following is None and now >= each.rests_until]
         if not able:
             return None
-        position = await self._position()
+        position = await self._position.find(None)
+        assert position is not None
         self._turn += 1
         turn = self._turn % len(able)
         for replica in able[turn:] + able[:turn]:
@@ -98,7 +100,8 @@ class Replicas:
 
     async def close(self) -> None:
         """Stop asking."""
-        tasks: list[asyncio.Task[Any] | None] = [self._asking_next, self._asking]
+        await self._position.close()
+        tasks: list[asyncio.Task[Any] | None] = []
         for each in self._all:
             tasks += [each.following, each.looking]
         running = [task for task in tasks if task is not None]
@@ -108,30 +111,13 @@ class Replicas:
 
     # --- the primary
 
-    async def _position(self) -> int:
-        """How far the primary has written, asked no sooner than now."""
-        if self._asking is None:
-            self._asking = _begun(self._ask())
-            return await asyncio.shield(self._asking)
-        if self._asking_next is None:
-            self._asking_next = _begun(self._ask_after(self._asking))
-        return await asyncio.shield(self._asking_next)
-
-    async def _ask_after(self, before: asyncio.Task[int]) -> int:
-        await asyncio.wait([before])
-        self._asking, self._asking_next = self._asking_next, None
-        return await self._ask()
-
-    async def _ask(self) -> int:
+    async def _ask(self, _: Sequence[None]) -> Mapping[None, int]:
         try:
-            return int(await self._watch.ask(_WRITTEN))
+            return {None: int(await self._watch.ask(_WRITTEN))}
         except FAILURES:
             for replica in self._all:  # what follows may be another primary, with a log of its own
                 replica.replayed = -1
             raise
-        finally:
-            if self._asking_next is None:
-                self._asking = None
 
     # --- a replica
 

@@ -180,9 +180,10 @@ class Gate:
         return any(found in network for network in self._options.trusted_proxies)
 
     def _refusal(self, scope: HTTPScope, *, forwarded: bool) -> _Refusal | None:
-        path = "/" + scope["path"].lstrip("/")  # the router, too, takes several for one
-        if forwarded and path.rstrip("/") == "/metrics":
-            # Figures are for whoever asks us directly, not for the world behind a proxy.
+        path = scope["path"]
+        # The router takes several slashes for one, and so would give each path more spellings.
+        # Figures are for whoever asks us directly, not for the world behind a proxy.
+        if "//" in path or (forwarded and path in ("/metrics", "/metrics/")):
             return _problem(scope, 404, "not_found", problems.TITLES["not_found"][0])
         if path.startswith(_PROBES):
             return None

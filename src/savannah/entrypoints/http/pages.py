@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Final, Literal
 
+from savannah.domain.text import DIRECTION_SIGNS
+
 Language = Literal["en", "sw"]
 LANGUAGES: Final[tuple[Language, ...]] = ("en", "sw")
 
@@ -90,10 +92,7 @@ _TEXTS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-# Signs that change the direction of what follows: a name with one could rewrite our question.
-_TURNS: Final = dict.fromkeys(
-    (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-)
+_TURNS: Final = str.maketrans("", "", DIRECTION_SIGNS)
 
 
 def text(key: str, language: Language, **parts: str) -> str:
