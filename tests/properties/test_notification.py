@@ -313,6 +313,12 @@ def test_messages_are_drawn_in_every_number_of_parts():
     assert not drawn_until(fresh, lambda message: (message.encoding, message.segments), parts)
 
 
+@pytest.mark.parametrize("strategy", [customers(), orders(), facts(), notifications()])
+def test_strategies_stay_short_where_hypothesis_spells_them(strategy):
+    """From 30,000 characters on it warns, which fails a run that takes warnings for errors."""
+    assert len(repr(strategy)) < 20_000
+
+
 def test_texts_are_drawn_up_to_their_limit():
     assert not drawn_until(texts(most=255), len, {1, 255})
 
