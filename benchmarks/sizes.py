@@ -26,7 +26,8 @@ from savannah.adapters.system import SystemClock
 from savannah.application.business import Business
 from savannah.application.ports import Sms, SmsGateway
 from savannah.domain.access import Caller
-from savannah.domain.notification import Accepted, Cost, DeliveryReport, Outcome, Policy, Report
+from savannah.domain.notification import Accepted, Cost, DeliveryReport, Outcome, Report
+from savannah.domain.notification_policy import Policy
 from savannah.entrypoints.library import in_memory
 from servers import own_postgres
 

@@ -36,15 +36,13 @@ if TYPE_CHECKING:
         DeliveryReport,
         Notification,
         Outcome,
-        Policy,
-        QuietHours,
-        Rate,
         RefusalKind,
         RefusedSms,
         Report,
         SmsStatus,
         UnknownOutcome,
     )
+    from savannah.domain.notification_policy import Policy, QuietHours, Rate
     from savannah.domain.order import NotificationId, Order, OrderId, Status
     from savannah.domain.paging import Ordering, Page, PageRequest
     from savannah.domain.phone import PhoneNumber, PhoneRefused
@@ -130,15 +128,13 @@ _HOMES = {
         "DeliveryReport",
         "Notification",
         "Outcome",
-        "Policy",
-        "QuietHours",
-        "Rate",
         "RefusalKind",
         "RefusedSms",
         "Report",
         "SmsStatus",
         "UnknownOutcome",
     ),
+    "domain.notification_policy": ("Policy", "QuietHours", "Rate"),
     "domain.order": ("NotificationId", "Order", "OrderId", "Status"),
     "domain.paging": ("Ordering", "Page", "PageRequest"),
     "domain.phone": ("PhoneNumber", "PhoneRefused"),

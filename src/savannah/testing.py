@@ -24,21 +24,17 @@ from savannah.domain.notification import (
     COST_UNITS,
     WAITING,
     Accepted,
-    BudgetAction,
     Cost,
     DeliveryReport,
-    Facts,
     Notification,
     Outcome,
-    Policy,
-    QuietHours,
-    Rate,
     RefusalKind,
     RefusedSms,
     Report,
     SmsStatus,
     UnknownOutcome,
 )
+from savannah.domain.notification_policy import BudgetAction, Facts, Policy, QuietHours, Rate
 from savannah.domain.order import (
     CROCKFORD,
     REFERENCE_SYMBOLS,

@@ -14,7 +14,7 @@ import redis
 from savannah.adapters.memory import ManualClock, MemoryRateLimiter
 from savannah.adapters.shared_redis import RedisRateLimiter
 from savannah.application.ports import LimitState
-from savannah.domain.notification import Rate
+from savannah.domain.notification_policy import Rate
 
 MINUTE = timedelta(minutes=1)
 THREE = Rate(3, MINUTE)

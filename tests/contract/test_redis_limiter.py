@@ -23,7 +23,7 @@ from savannah.adapters.memory import (
 from savannah.adapters.shared_redis import RedisRateLimiter
 from savannah.application.identity import AuditLog, LoginLock
 from savannah.domain.errors import TooManyAttempts
-from savannah.domain.notification import Rate
+from savannah.domain.notification_policy import Rate
 from servers import own_redis
 
 MINUTE = timedelta(minutes=1)
@@ -65,7 +65,7 @@ import asyncio, json, sys
 from datetime import timedelta
 from savannah.adapters.memory import ManualClock, MemoryRateLimiter
 from savannah.adapters.shared_redis import RedisRateLimiter
-from savannah.domain.notification import Rate
+from savannah.domain.notification_policy import Rate
 
 async def main():
     fallback = MemoryRateLimiter(ManualClock())

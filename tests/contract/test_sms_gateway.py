@@ -23,13 +23,7 @@ import pytest
 from savannah.adapters.africastalking import AfricasTalking
 from savannah.adapters.memory import MemoryGateway
 from savannah.application.ports import Sms, SmsGateway
-from savannah.domain.notification import (
-    Accepted,
-    Cost,
-    RefusalKind,
-    RefusedSms,
-    UnknownOutcome,
-)
+from savannah.domain.notification import Accepted, Cost, RefusalKind, RefusedSms, UnknownOutcome
 from savannah.domain.order import NotificationId
 from wire import (
     broken_off,

@@ -11,17 +11,8 @@ import pytest
 
 from savannah.application.ports import DueMessage, NotificationFilter
 from savannah.domain.errors import NotFound
-from savannah.domain.notification import (
-    Cost,
-    DeferReason,
-    Pause,
-    RefusalKind,
-    Report,
-    RuleOutcome,
-    RuleResult,
-    SkipReason,
-    SmsStatus,
-)
+from savannah.domain.notification import Cost, Pause, RefusalKind, Report, SmsStatus
+from savannah.domain.notification_policy import DeferReason, RuleOutcome, RuleResult, SkipReason
 from savannah.domain.order import NotificationId
 from savannah.domain.paging import Ordering, PageRequest
 from savannah.domain.phone import PhoneNumber

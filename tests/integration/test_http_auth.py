@@ -8,7 +8,7 @@ from savannah.application.identity import IdentitySettings
 from savannah.application.ports import AccessClaims
 from savannah.domain.access import Caller, Role
 from savannah.domain.identity import Grant, GrantId
-from savannah.domain.notification import Rate
+from savannah.domain.notification_policy import Rate
 
 PASSWORD = "securepassword123"
 JOHN = {

@@ -18,7 +18,7 @@ from relying_party import (
     register,
 )
 from savannah.adapters.memory import MemoryStorage
-from savannah.domain.notification import Rate
+from savannah.domain.notification_policy import Rate
 from savannah.entrypoints.http import pages
 
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)

@@ -5,7 +5,8 @@ from uuid import UUID
 
 import pytest
 
-from savannah.domain.notification import Accepted, Rate, UnknownOutcome
+from savannah.domain.notification import Accepted, UnknownOutcome
+from savannah.domain.notification_policy import Rate
 
 JANE = "+254700123456"
 UNUSABLE = "a delivery report without a usable id or status"

@@ -12,7 +12,7 @@ import pytest
 
 from savannah.adapters.memory import MemoryStorage
 from savannah.domain.errors import Unavailable
-from savannah.domain.notification import Rate
+from savannah.domain.notification_policy import Rate
 from savannah.entrypoints.logs import JsonLines
 from savannah.entrypoints.settings import parse
 from savannah.entrypoints.simulator import Simulator

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from savannah.application.business import Business
-from savannah.domain.notification import Cost, Policy
+from savannah.domain.notification import Cost
+from savannah.domain.notification_policy import Policy
 from savannah.domain.order import NotificationId
 from savannah.entrypoints.http.notifications import show
 

@@ -11,7 +11,7 @@ from savannah.adapters.trusted_issuers import JwksIssuers
 from savannah.application.identity import IdentitySettings
 from savannah.domain.access import Role, Scope
 from savannah.domain.errors import InvalidToken
-from savannah.domain.notification import Rate
+from savannah.domain.notification_policy import Rate
 from savannah.domain.trusted_issuers import TrustedIssuer
 
 ORDER = "/api/orders/0199f3a2-5c1e-7c3a-9d57-3f0f6f0c2b11/"

@@ -23,7 +23,8 @@ from savannah.application.ports import CustomerFilter, NotificationFilter, Order
 from savannah.domain.customer import Customer, CustomerId
 from savannah.domain.errors import OrderNumberTaken, Unavailable
 from savannah.domain.money import AMOUNT_MAX_MINOR, TOTAL_MAX_MINOR, Money
-from savannah.domain.notification import Notification, Policy, SmsStatus
+from savannah.domain.notification import Notification, SmsStatus
+from savannah.domain.notification_policy import Policy
 from savannah.domain.order import CROCKFORD, NotificationId, Order, OrderId, Reference
 from savannah.domain.paging import Ordering, PageRequest, Position
 from savannah.domain.phone import PhoneNumber

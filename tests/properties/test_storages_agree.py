@@ -44,14 +44,13 @@ from savannah.domain.notification import (
     Cost,
     DeliveryReport,
     Notification,
-    Policy,
     RefusalKind,
     RefusedSms,
     Report,
-    SkipReason,
     SmsStatus,
     UnknownOutcome,
 )
+from savannah.domain.notification_policy import Policy, SkipReason
 from savannah.domain.order import (
     CROCKFORD,
     CancelReason,

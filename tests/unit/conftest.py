@@ -35,7 +35,8 @@ from savannah.domain.customer import Customer
 from savannah.domain.errors import SavannahError, Unavailable
 from savannah.domain.events import Event
 from savannah.domain.identity import SigningKey
-from savannah.domain.notification import Notification, Policy, SmsStatus
+from savannah.domain.notification import Notification, SmsStatus
+from savannah.domain.notification_policy import Policy
 from savannah.domain.order import NotificationId, Order, Status
 from savannah.domain.sms_text import SmsEvent
 

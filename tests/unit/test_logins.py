@@ -28,7 +28,7 @@ from savannah.domain.identity import (
     UserId,
     digest,
 )
-from savannah.domain.notification import Rate
+from savannah.domain.notification_policy import Rate
 
 # --- login ----------------------------------------------------------------------------------------
 

@@ -29,18 +29,20 @@ from savannah.domain.errors import (
 )
 from savannah.domain.notification import (
     Accepted,
-    BudgetAction,
     Cost,
-    DeferReason,
     DeliveryReport,
-    QuietHours,
-    Rate,
     RefusalKind,
     RefusedSms,
     Report,
-    SkipReason,
     SmsStatus,
     UnknownOutcome,
+)
+from savannah.domain.notification_policy import (
+    BudgetAction,
+    DeferReason,
+    QuietHours,
+    Rate,
+    SkipReason,
 )
 from savannah.domain.order import Status
 from savannah.domain.paging import PageRequest

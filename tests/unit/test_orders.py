@@ -22,7 +22,8 @@ from savannah.domain.errors import (
     StaleVersion,
     Unavailable,
 )
-from savannah.domain.notification import QuietHours, SkipReason, SmsStatus, dedupe_key
+from savannah.domain.notification import SmsStatus, dedupe_key
+from savannah.domain.notification_policy import QuietHours, SkipReason
 from savannah.domain.order import CancelReason, Reference, Status
 from savannah.domain.paging import PageRequest
 from savannah.domain.sms_text import SmsEvent

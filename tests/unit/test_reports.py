@@ -10,7 +10,8 @@ import pytest
 from savannah.application.business import Business
 from savannah.domain.access import ROLE_SCOPES, Caller, Role, Scope
 from savannah.domain.errors import BadQuery, InsufficientScope, NotFound
-from savannah.domain.notification import Policy, RefusalKind, RefusedSms
+from savannah.domain.notification import RefusalKind, RefusedSms
+from savannah.domain.notification_policy import Policy
 from savannah.domain.order import Status
 from savannah.domain.statistics import Interval
 

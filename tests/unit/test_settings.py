@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from savannah.domain.access import Role
-from savannah.domain.notification import BudgetAction, QuietHours, Rate
+from savannah.domain.notification_policy import BudgetAction, QuietHours, Rate
 from savannah.entrypoints import settings as module
 from savannah.entrypoints.settings import (
     LIVE_GATEWAY,

@@ -9,12 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from savannah.adapters.prometheus import PrometheusMetrics
 from savannah.application.ports import Sms, SmsGateway
 from savannah.domain.errors import Unavailable
-from savannah.domain.notification import (
-    Accepted,
-    RefusalKind,
-    RefusedSms,
-    UnknownOutcome,
-)
+from savannah.domain.notification import Accepted, RefusalKind, RefusedSms, UnknownOutcome
 from savannah.entrypoints import watch
 from savannah.entrypoints.watch import TimedGateway, Watch, outcome_word
 

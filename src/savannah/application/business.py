@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from savannah.domain.money import DEFAULT_CURRENCIES
-from savannah.domain.notification import Policy
+from savannah.domain.notification_policy import Policy
 from savannah.domain.sms_text import Locale
 
 

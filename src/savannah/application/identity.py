@@ -20,7 +20,7 @@ from savannah.domain.access import Role
 from savannah.domain.errors import InvalidClient, TooManyAttempts
 from savannah.domain.events import Event
 from savannah.domain.identity import Client, digest, login_key
-from savannah.domain.notification import Rate
+from savannah.domain.notification_policy import Rate
 
 OPERATOR: Final = "operator"  # the actor of what is done on the command line
 _LOGIN_LOCK: Final = Rate(5, timedelta(minutes=15))

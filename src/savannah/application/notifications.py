@@ -46,9 +46,7 @@ from savannah.domain.errors import (
 from savannah.domain.events import Event
 from savannah.domain.notification import (
     Accepted,
-    Action,
     DeliveryReport,
-    Facts,
     Notification,
     Outcome,
     Pause,
@@ -56,6 +54,10 @@ from savannah.domain.notification import (
     RefusedSms,
     SmsStatus,
     UnknownOutcome,
+)
+from savannah.domain.notification_policy import (
+    Action,
+    Facts,
     budget_free_at,
     decide,
     resend_free_at,

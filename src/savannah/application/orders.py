@@ -32,7 +32,8 @@ from savannah.domain.errors import (
     Refused,
 )
 from savannah.domain.events import Event
-from savannah.domain.notification import Notification, SkipReason, SmsStatus, dedupe_key
+from savannah.domain.notification import Notification, SmsStatus, dedupe_key
+from savannah.domain.notification_policy import SkipReason
 from savannah.domain.order import (
     CROCKFORD,
     REFERENCE_SYMBOLS,

@@ -28,14 +28,8 @@ from savannah.domain.identity import (
     User,
     UserId,
 )
-from savannah.domain.notification import (
-    DeliveryReport,
-    Notification,
-    Outcome,
-    Pause,
-    Rate,
-    SmsStatus,
-)
+from savannah.domain.notification import DeliveryReport, Notification, Outcome, Pause, SmsStatus
+from savannah.domain.notification_policy import Rate
 from savannah.domain.oauth import (
     AuthorizationCode,
     BrowserSession,

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 from savannah.application.business import Business
 from savannah.domain.access import Role
 from savannah.domain.money import DEFAULT_CURRENCIES
-from savannah.domain.notification import BudgetAction, Policy, Rate
+from savannah.domain.notification_policy import BudgetAction, Policy, Rate
 from savannah.domain.sms_text import Locale
 from savannah.domain.trusted_issuers import TrustedIssuer
 from savannah.entrypoints import variables as kinds

@@ -18,7 +18,8 @@ from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from savannah.domain.notification import COST_UNITS, QuietHours, Rate
+from savannah.domain.notification import COST_UNITS
+from savannah.domain.notification_policy import QuietHours, Rate
 
 T = TypeVar("T")
 D = TypeVar("D")

@@ -17,9 +17,9 @@ from savannah.domain.notification import (
     DeliveryReport,
     Notification,
     Pause,
-    SkipReason,
     SmsStatus,
 )
+from savannah.domain.notification_policy import SkipReason
 from savannah.domain.order import NotificationId, OrderId
 from savannah.domain.paging import Page, PageRequest, Position
 

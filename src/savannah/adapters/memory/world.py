@@ -9,7 +9,8 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from savannah.application.ports import Cache, Clock, LimitState, Metrics, Randomness, RateLimiter
-from savannah.domain.notification import Rate, SmsStatus
+from savannah.domain.notification import SmsStatus
+from savannah.domain.notification_policy import Rate
 from savannah.domain.sms_text import SmsEvent
 
 T = TypeVar("T")

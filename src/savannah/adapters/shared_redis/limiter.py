@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from savannah.adapters.shared_redis.server import Away, Server, digest
 from savannah.application.ports import LimitState, RateLimiter
-from savannah.domain.notification import Rate
+from savannah.domain.notification_policy import Rate
 
 _ANSWER: Final = timedelta(seconds=0.5)  # only the first request waits for that
 _CONNECTIONS: Final = 32

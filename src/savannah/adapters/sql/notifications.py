@@ -61,17 +61,14 @@ from savannah.domain.notification import (
     HANDED_OVER,
     WAITING,
     Cost,
-    DeferReason,
     DeliveryReport,
     Notification,
     Pause,
     RefusalKind,
     Report,
-    RuleOutcome,
-    RuleResult,
-    SkipReason,
     SmsStatus,
 )
+from savannah.domain.notification_policy import DeferReason, RuleOutcome, RuleResult, SkipReason
 from savannah.domain.order import NotificationId, OrderId
 from savannah.domain.paging import Page, PageRequest
 from savannah.domain.phone import PhoneNumber

@@ -40,13 +40,8 @@ from savannah.domain.access import Role
 from savannah.domain.customer import Reachability
 from savannah.domain.identity import ClientType
 from savannah.domain.money import QUANTITY_MAX
-from savannah.domain.notification import (
-    WAITING,
-    DeferReason,
-    Report,
-    SkipReason,
-    SmsStatus,
-)
+from savannah.domain.notification import WAITING, Report, SmsStatus
+from savannah.domain.notification_policy import DeferReason, SkipReason
 from savannah.domain.order import CancelReason, Status
 from savannah.domain.sms_text import Encoding, Locale, SmsEvent
 

@@ -24,7 +24,7 @@ from savannah.domain.errors import (
     RateLimited,
     Unauthenticated,
 )
-from savannah.domain.notification import Rate
+from savannah.domain.notification_policy import Rate
 from savannah.domain.oauth import OAuthError
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.requests import AnyRequest, Query, operation_of

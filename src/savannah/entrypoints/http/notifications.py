@@ -11,7 +11,8 @@ from msgspec import UNSET, UnsetType
 
 from savannah.application.idempotency import AlreadyDone
 from savannah.domain.access import Scope
-from savannah.domain.notification import Notification, SkipReason, SmsStatus
+from savannah.domain.notification import Notification, SmsStatus
+from savannah.domain.notification_policy import SkipReason
 from savannah.domain.order import OrderId
 from savannah.domain.sms_text import Encoding, Locale, SmsEvent
 from savannah.domain.statistics import cost_text
