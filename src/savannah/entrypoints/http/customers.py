@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, ClassVar, Final, Literal
 from uuid import UUID
@@ -18,11 +18,8 @@ from savannah.domain import text
 from savannah.domain.access import Scope
 from savannah.domain.customer import READ_ONLY, Customer, CustomerId, Reachability
 from savannah.domain.errors import BadQuery, StaleVersion
-from savannah.domain.money import amount_text, average_text
-from savannah.domain.order import Status
 from savannah.domain.phone import PhoneNumber, PhoneRefused
 from savannah.domain.sms_text import Locale
-from savannah.domain.statistics import CustomerStats, SmsFigures
 from savannah.entrypoints.http import conditional
 from savannah.entrypoints.http.door import (
     LOOKING,
@@ -36,11 +33,8 @@ from savannah.entrypoints.http.door import (
 from savannah.entrypoints.http.operations import (
     LINE,
     LINES,
-    Count,
-    CurrencyCode,
     EmailText,
     Moment,
-    MoneyText,
     Operation,
     Param,
     Version,
@@ -48,7 +42,6 @@ from savannah.entrypoints.http.operations import (
 )
 from savannah.entrypoints.http.paging import PAGE_PARAMS, SEARCH_PARAM, PageOut, ordering_param
 from savannah.entrypoints.http.requests import (
-    CURRENCY_PARAM,
     TIME_PARAMS,
     AnyRequest,
     Query,
@@ -155,61 +148,6 @@ class CustomerHitPage(PageOut):
     """A page of customers found, best first."""
 
     results: list[CustomerHit]
-
-
-class MoneySum(msgspec.Struct):
-    """What messages have cost in one currency; up to four decimals."""
-
-    currency: CurrencyCode
-    amount: Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]{2,4}$")]
-
-
-class OrdersByStatus(msgspec.Struct):
-    """How many orders stand where."""
-
-    pending: Count
-    processing: Count
-    shipped: Count
-    delivered: Count
-    cancelled: Count
-
-
-class OtherCurrency(msgspec.Struct):
-    """A customer's orders in another currency than the one asked for."""
-
-    currency: CurrencyCode
-    total_orders: Count
-    total_spent: MoneyText
-
-
-class CustomerSms(msgspec.Struct):
-    """The texts to one customer."""
-
-    total: Count
-    delivered: Count
-    failed: Count
-    skipped: Count
-    cost: list[MoneySum]
-
-
-class CustomerStatsOut(msgspec.Struct):
-    """One customer's numbers; top-level money is in `currency`."""
-
-    customer: UUID
-    as_of: Moment
-    currency: CurrencyCode
-    total_orders: Count
-    open_orders: Count
-    total_spent: MoneyText
-    average_order_value: MoneyText | None
-    gross_amount: MoneyText
-    cancelled_amount: MoneyText
-    largest_order: MoneyText | None
-    orders_by_status: OrdersByStatus
-    first_order_at: Moment | None
-    last_order_at: Moment | None
-    other_currencies: list[OtherCurrency]
-    sms: CustomerSms
 
 
 def show(customer: Customer) -> CustomerOut:
@@ -474,71 +412,6 @@ async def archive_customer(
         raise conditional.stale(request, stale) from None
 
 
-@endpoint(
-    "GET",
-    "/customers/{customer_id:str}/stats/",
-    Operation(
-        id="getCustomerStats",
-        tag="Customers",
-        summary="What a customer has ordered and was texted",
-        scope=Scope.ANALYTICS_READ,
-        query=(CURRENCY_PARAM,),
-        answer=CustomerStatsOut,
-        errors=(400, 404),
-    ),
-)
-async def get_customer_stats(
-    request: AnyRequest, customer_id: FromPath[str], door: TheDoor, caller: TheCaller
-) -> AnyResponse:
-    id_ = customer_id_of(customer_id)
-    await exists(door, id_)()
-    currency = door.currency_of(Query(request))
-    stats = await door.savannah.reports.customer_stats(id_, currency=currency, by=caller)
-    return json_response(_show_stats(stats))
-
-
-def show_by_status(counts: Mapping[Status, int]) -> OrdersByStatus:
-    """How many orders stand where, as JSON has it."""
-    return OrdersByStatus(**{str(status): count for status, count in counts.items()})
-
-
-def _show_stats(stats: CustomerStats) -> CustomerStatsOut:
-    return CustomerStatsOut(
-        customer=stats.customer,
-        as_of=stats.as_of,
-        currency=stats.currency,
-        total_orders=stats.total_orders,
-        open_orders=stats.open_orders,
-        total_spent=amount_text(stats.net_minor),
-        average_order_value=average_text(stats.net_minor, stats.live_orders),
-        gross_amount=amount_text(stats.gross_minor),
-        cancelled_amount=amount_text(stats.cancelled_minor),
-        largest_order=None if stats.largest_minor is None else amount_text(stats.largest_minor),
-        orders_by_status=show_by_status(stats.orders_by_status),
-        first_order_at=stats.first_order_at,
-        last_order_at=stats.last_order_at,
-        other_currencies=[
-            OtherCurrency(
-                currency=each.currency,
-                total_orders=each.orders,
-                total_spent=amount_text(each.net_minor),
-            )
-            for each in stats.other_currencies
-        ],
-        sms=_show_sms(stats.sms),
-    )
-
-
-def _show_sms(sms: SmsFigures) -> CustomerSms:
-    return CustomerSms(
-        total=sms.total,
-        delivered=sms.delivered,
-        failed=sms.failed,
-        skipped=sms.skipped,
-        cost=[MoneySum(currency=currency, amount=amount) for currency, amount in sms.cost],
-    )
-
-
 ROUTES = [
     list_customers,
     create_customer,
@@ -546,5 +419,4 @@ ROUTES = [
     get_customer,
     update_customer,
     archive_customer,
-    get_customer_stats,
 ]

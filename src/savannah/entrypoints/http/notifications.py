@@ -17,9 +17,8 @@ from savannah.domain.order import OrderId
 from savannah.domain.sms_text import Encoding, Locale, SmsEvent
 from savannah.domain.statistics import cost_text
 from savannah.entrypoints.http import conditional
-from savannah.entrypoints.http.customers import MoneySum
 from savannah.entrypoints.http.door import LOOKING, AnyResponse, TheCaller, TheDoor
-from savannah.entrypoints.http.operations import Moment, Operation, endpoint
+from savannah.entrypoints.http.operations import Moment, MoneySum, Operation, endpoint
 from savannah.entrypoints.http.requests import AnyRequest, path_id, read_object
 
 TAG: Final = "Notifications"

@@ -50,6 +50,13 @@ LINES: Final = r"^\s*[^\u0000-\u0008\u000b-\u001f\u007f-\u009f]*\s*$"
 VALUES_MOST: Final = 100
 
 
+class MoneySum(msgspec.Struct):
+    """What messages have cost in one currency; up to four decimals."""
+
+    currency: CurrencyCode
+    amount: Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]{2,4}$")]
+
+
 @dataclass(frozen=True, slots=True)
 class Param:
     """One query parameter. `many`: repeatable, and a comma-separated list counts as repeats."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import date
 from functools import partial
 from typing import Annotated, Any, ClassVar, Final
 from uuid import UUID
@@ -19,12 +18,11 @@ from savannah.application.ports import OrderFilter
 from savannah.domain.access import Caller, Scope
 from savannah.domain.customer import Customer, CustomerId
 from savannah.domain.errors import BadQuery, StaleVersion
-from savannah.domain.money import QUANTITY_MAX, amount_text, average_text
+from savannah.domain.money import QUANTITY_MAX
 from savannah.domain.notification import SmsStatus
 from savannah.domain.order import READ_ONLY, CancelReason, Order, OrderId, Status
 from savannah.domain.paging import Page
 from savannah.domain.sms_text import SmsEvent
-from savannah.domain.statistics import Analytics, Interval
 from savannah.entrypoints.http import conditional, customers
 from savannah.entrypoints.http.door import (
     LOOKING,
@@ -38,22 +36,18 @@ from savannah.entrypoints.http.door import (
 from savannah.entrypoints.http.operations import (
     LINE,
     UUID_SCHEMA,
-    Count,
     CurrencyCode,
     Moment,
     MoneyText,
     Operation,
     Param,
-    Share,
     Version,
     endpoint,
 )
 from savannah.entrypoints.http.paging import PAGE_PARAMS, SEARCH_PARAM, PageOut, ordering_param
 from savannah.entrypoints.http.requests import (
     CURRENCY_PARAM,
-    CUSTOMER_PARAM,
     TIME_PARAMS,
-    TZ_PARAM,
     AnyRequest,
     Query,
     path_id,
@@ -69,7 +63,6 @@ Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 OrderNumber = Annotated[
     str, Meta(pattern="^ORD-[0-9A-HJKMNP-TV-Z]{6}-[0-9A-HJKMNP-TV-Z]$", examples=["ORD-7K3Q9D-X"])
 ]
-Hours = Annotated[float, Meta(ge=0)]
 
 
 class OrderIn(msgspec.Struct, forbid_unknown_fields=True):
@@ -180,85 +173,6 @@ class OrderHitPage(PageOut):
     """A page of orders found, best first."""
 
     results: list[OrderHit]
-
-
-class PeriodOut(msgspec.Struct):
-    """Local days, both inclusive."""
-
-    start_date: date
-    end_date: date
-    timezone: str
-    interval: Interval
-
-
-class SummaryOut(msgspec.Struct):
-    """The period in figures; revenue, units and averages leave cancelled orders out."""
-
-    total_orders: Count
-    total_revenue: MoneyText
-    average_order_value: MoneyText | None
-    units: Count
-    cancelled_amount: MoneyText
-    cancellation_rate: Share | None
-    delivery_rate: Share | None
-    customers: Count
-    new_customers: Count
-    recent_orders_7_days: Count
-    median_hours_to_ship: Hours | None
-    median_hours_to_deliver: Hours | None
-
-
-class BucketOut(msgspec.Struct):
-    """The orders created in one day, week or month."""
-
-    start: date
-    orders: Count
-    revenue: MoneyText
-    cancelled: Count
-
-
-class ItemOut(msgspec.Struct):
-    """One item over all its orders that were not cancelled."""
-
-    item: str
-    orders: Count
-    units: Count
-    revenue: MoneyText
-
-
-class OtherRevenue(msgspec.Struct):
-    """The orders in another currency than the one asked for."""
-
-    currency: CurrencyCode
-    total_orders: Count
-    total_revenue: MoneyText
-
-
-class SmsFiguresOut(msgspec.Struct):
-    """The texts of the period."""
-
-    total: Count
-    delivered: Count
-    failed: Count
-    skipped: Count
-    unknown: Count
-    segments: Count
-    delivery_rate: Share | None
-    cost: list[customers.MoneySum]
-
-
-class AnalyticsOut(msgspec.Struct):
-    """The business's numbers over one period, in one currency."""
-
-    period: PeriodOut
-    as_of: Moment
-    currency: CurrencyCode
-    summary: SummaryOut
-    orders_by_status: customers.OrdersByStatus
-    series: list[BucketOut]
-    top_items: Annotated[list[ItemOut], Meta(max_length=10)]
-    other_currencies: list[OtherRevenue]
-    sms: SmsFiguresOut
 
 
 def show(order: Order, *, by: Caller, customer: Customer | None = None) -> OrderOut:
@@ -506,45 +420,6 @@ async def search_orders(request: AnyRequest, door: TheDoor, caller: TheCaller) -
 
 @endpoint(
     "GET",
-    "/orders/analytics/",
-    Operation(
-        id="getAnalytics",
-        tag="Orders",
-        summary="The business's numbers over a period",
-        scope=Scope.ANALYTICS_READ,
-        query=(
-            Param("start_date", {"type": "string", "format": "date"}, "The first day."),
-            Param("end_date", {"type": "string", "format": "date"}, "The last day."),
-            TZ_PARAM,
-            Param(
-                "interval",
-                {"type": "string", "enum": [*Interval], "default": "day"},
-                "The size of the buckets in `series`.",
-            ),
-            CURRENCY_PARAM,
-            CUSTOMER_PARAM,
-        ),
-        answer=AnalyticsOut,
-        errors=(400,),
-    ),
-)
-async def get_analytics(request: AnyRequest, door: TheDoor, caller: TheCaller) -> AnyResponse:
-    query = Query(request)
-    customer = query.uuid("customer")
-    analytics = await door.savannah.reports.analytics(
-        start=query.day("start_date"),
-        end=query.day("end_date"),
-        zone=query.zone(default=door.savannah.business.policy.zone),
-        interval=query.choice("interval", Interval, default=Interval.DAY),
-        currency=door.currency_of(query),
-        customer=None if customer is None else CustomerId(customer),
-        by=caller,
-    )
-    return json_response(_show_analytics(analytics))
-
-
-@endpoint(
-    "GET",
     "/orders/{order_id:str}/",
     Operation(
         id="getOrder",
@@ -697,80 +572,11 @@ async def cancel_order(
     return await _move(request, door, caller, order_id, cancel, target=Status.CANCELLED)
 
 
-def _show_analytics(found: Analytics) -> AnalyticsOut:
-    period, sms = found.period, found.sms
-    return AnalyticsOut(
-        period=PeriodOut(
-            start_date=period.start,
-            end_date=period.end,
-            timezone=period.zone.key,
-            interval=period.interval,
-        ),
-        as_of=found.as_of,
-        currency=found.currency,
-        summary=SummaryOut(
-            total_orders=found.total_orders,
-            total_revenue=amount_text(found.net_minor),
-            average_order_value=average_text(found.net_minor, found.live_orders),
-            units=found.units,
-            cancelled_amount=amount_text(found.cancelled_minor),
-            cancellation_rate=found.cancellation_rate,
-            delivery_rate=found.delivery_rate,
-            customers=found.customers,
-            new_customers=found.new_customers,
-            recent_orders_7_days=found.recent_orders_7_days,
-            median_hours_to_ship=found.median_hours_to_ship,
-            median_hours_to_deliver=found.median_hours_to_deliver,
-        ),
-        orders_by_status=customers.show_by_status(found.orders_by_status),
-        series=[
-            BucketOut(
-                start=bucket.start,
-                orders=bucket.orders,
-                revenue=amount_text(bucket.net_minor),
-                cancelled=bucket.cancelled,
-            )
-            for bucket in found.series
-        ],
-        top_items=[
-            ItemOut(
-                item=each.item,
-                orders=each.orders,
-                units=each.units,
-                revenue=amount_text(each.net_minor),
-            )
-            for each in found.top_items
-        ],
-        other_currencies=[
-            OtherRevenue(
-                currency=each.currency,
-                total_orders=each.orders,
-                total_revenue=amount_text(each.net_minor),
-            )
-            for each in found.other_currencies
-        ],
-        sms=SmsFiguresOut(
-            total=sms.total,
-            delivered=sms.delivered,
-            failed=sms.failed,
-            skipped=sms.skipped,
-            unknown=sms.unknown,
-            segments=sms.segments,
-            delivery_rate=sms.delivery_rate,
-            cost=[
-                customers.MoneySum(currency=currency, amount=amount)
-                for currency, amount in sms.cost
-            ],
-        ),
-    )
-
-
 ROUTES = [
     list_orders,
     list_orders_of_customer,
     create_order,
     search_orders,
-    get_analytics,
     get_order,
     update_order,
     delete_order,

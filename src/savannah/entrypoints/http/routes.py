@@ -14,6 +14,7 @@ from savannah.entrypoints.http import (
     notifications,
     ops,
     orders,
+    reports,
     users,
 )
 
@@ -25,6 +26,7 @@ API_ROUTES: Final[list[HTTPRouteHandler]] = [
     *users.ROUTES,
     *customers.ROUTES,
     *orders.ROUTES,
+    *reports.ROUTES,
     *notifications.ROUTES,
     *callbacks.ROUTES,
     *ops.API_ROUTES,
