@@ -18,6 +18,7 @@ from service import running, until
 import servers
 from savannah.adapters.sql import migrate
 from savannah.entrypoints.cli import parser
+from savannah.entrypoints.production import unsafe
 from savannah.entrypoints.settings import known_variables, parse
 
 FOLDER: Final = fresh_debian.ROOT / "deploy/compose"
@@ -73,8 +74,8 @@ def test_a_service_gets_settings_that_the_program_takes(file: Path, service: str
     assert settings.sending_problems() == []
     if file == PRODUCTION:
         # Who forgets to replace the key of the example is told so.
-        assert [name for name, _ in settings.unsafe()] == ["SECRET_KEY"]
-        assert parse(given | {"SECRET_KEY": "kF3xw8Q2mZ7pL0sV5tR9yB4nC6hJ1dGa"}).unsafe() == []
+        assert [name for name, _ in unsafe(settings)] == ["SECRET_KEY"]
+        assert unsafe(parse(given | {"SECRET_KEY": "kF3xw8Q2mZ7pL0sV5tR9yB4nC6hJ1dGa"})) == []
 
 
 @pytest.mark.parametrize(("file", "service"), EACH)

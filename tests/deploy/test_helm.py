@@ -19,6 +19,7 @@ import yaml
 import servers
 from savannah.adapters.sql import migrate
 from savannah.entrypoints.cli import parser
+from savannah.entrypoints.production import unsafe
 from savannah.entrypoints.settings import known_variables, parse
 
 CHART: Final = fresh_debian.ROOT / "deploy/helm/savannah-microservice"
@@ -178,7 +179,7 @@ def test_the_full_values_are_safe_settings() -> None:
     container = pods(manifests)["savannah-microservice-web"]["containers"][0]
     given = variables(manifests, container)
     settings = parse(given)
-    assert settings.unsafe() == []
+    assert unsafe(settings) == []
     assert settings.hosts == ("orders.example.com", "api.example.com")
     assert settings.public_url == "https://orders.example.com"
     assert given["SMS_BUDGET_DAILY"] == "1000000"  # not 1e+06

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from savannah.entrypoints.serve import _Server
+from savannah.entrypoints.server import Server
 from savannah.entrypoints.slow_clients import HEAD_MAX, HEADERS_MOST, PIPELINED_MOST, ClientLimits
 
 PATIENCE = timedelta(seconds=0.4)
@@ -65,7 +65,7 @@ async def serving(app=echo, *, connections=100):
     listener.bind(("127.0.0.1", 0))
     ready = asyncio.Event()
     limits = ClientLimits(patience=PATIENCE, connections=connections, cut=cut.append)
-    server = _Server(app, ready=ready.set, limits=limits)
+    server = Server(app, ready=ready.set, limits=limits)
     running = asyncio.create_task(server.serve([listener]))
     await asyncio.wait_for(ready.wait(), SOON_S)
     try:

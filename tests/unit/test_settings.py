@@ -11,6 +11,7 @@ import pytest
 from savannah.domain.access import Role
 from savannah.domain.notification_policy import BudgetAction, QuietHours, Rate
 from savannah.entrypoints import settings as module
+from savannah.entrypoints.production import doubts, unsafe
 from savannah.entrypoints.settings import (
     LIVE_GATEWAY,
     LOCAL_HOSTS,
@@ -67,7 +68,7 @@ def test_with_a_database_server_it_is_production_and_closed():
     assert settings.registration_role is Role.VIEWER
     assert not settings.app_creation_open
     assert settings.hosts == ("orders.example.com",)
-    assert settings.unsafe() == []
+    assert unsafe(settings) == []
 
 
 def test_debug_false_alone_leaves_only_this_machines_names_and_the_public_one():
@@ -343,7 +344,7 @@ def test_production_without_a_trusted_proxy_is_remarked_on():
     ],
 )
 def test_what_is_unsafe_in_production_is_named(change, name):
-    assert name in [named for named, _ in parse(PRODUCTION | change).unsafe()]
+    assert name in [named for named, _ in unsafe(parse(PRODUCTION | change))]
 
 
 @pytest.mark.parametrize(
@@ -361,7 +362,7 @@ def test_what_is_unsafe_in_production_is_named(change, name):
     ],
 )
 def test_what_is_safe_in_production_is_let_be(change):
-    assert parse(PRODUCTION | change).unsafe() == []
+    assert unsafe(parse(PRODUCTION | change)) == []
 
 
 @pytest.mark.parametrize(
@@ -387,11 +388,11 @@ def test_what_is_doubtful_in_production_is_remarked_upon(change, named):
         "redis+cluster://a:b@[::1]:1,localhost/0",
     )
     for redis in (*near, "rediss://c.example.com:6379"):
-        assert parse(PRODUCTION | sure | {"REDIS_URL": redis}).doubts() == []
+        assert doubts(parse(PRODUCTION | sure | {"REDIS_URL": redis})) == []
     for hosts in (".example.com", "x.test,Orders.example.com", ".orders.example.com"):
-        assert parse(PRODUCTION | sure | {"ALLOWED_HOSTS": hosts}).doubts() == []
+        assert doubts(parse(PRODUCTION | sure | {"ALLOWED_HOSTS": hosts})) == []
     without = {} if named == "AFRICAS_TALKING_CALLBACK_TOKEN" else sure
-    [doubt] = parse(PRODUCTION | without | change).doubts()
+    [doubt] = doubts(parse(PRODUCTION | without | change))
     assert doubt.startswith(named)
 
 

@@ -1,29 +1,24 @@
 """Running: the HTTP API with its outbox, in one process or several, and the simulated gateway.
 
-Each process has one event loop, one server on a socket that was bound before, and one orderly end.
-What is served is in `http` and `simulator`; what is sent is in `worker`.
+What is served is in `http` and `simulator`; what is sent is in `worker`; what each process runs on
+is in `server`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import importlib
 import logging
-import multiprocessing
-import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
-import uvicorn
 from litestar import Litestar
 from litestar.types import ASGIApp
 
@@ -33,11 +28,20 @@ from savannah.entrypoints import logs
 from savannah.entrypoints.container import Container, Place, assembled, opened
 from savannah.entrypoints.http.app import create_app
 from savannah.entrypoints.http.door import HealthCheck, HttpOptions
+from savannah.entrypoints.server import (
+    GRACE,
+    Server,
+    allow_files,
+    bind,
+    ended_with_parent,
+    own_url,
+    run,
+    url_of,
+)
 from savannah.entrypoints.settings import Settings, SettingsError, share_metrics_in
 from savannah.entrypoints.simulator import Simulator, SimulatorSettings
-from savannah.entrypoints.slow_clients import ClientLimits, patient, sweep
+from savannah.entrypoints.slow_clients import ClientLimits
 from savannah.entrypoints.supervisor import (
-    CannotStart,
     Child,
     ended_by_signals,
     in_a_process,
@@ -54,12 +58,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("savannah.serve")
 
 MOUNT: Final = "/simulator"
-GRACE: Final = timedelta(seconds=10)
-# Longer than clients and proxies keep an idle connection, so that it is they who close it: a
-# request on a connection that we close at that moment is lost, and a text then unknown.
-_KEEP_ALIVE_S: Final = 75
-_OTHER_FILES: Final = 256  # besides connections of clients
-_PARENT_EVERY_S: Final = 0.5
 # What a server imports only when it runs.
 _LOADED_LATER: Final = (
     "anyio._backends._asyncio",
@@ -67,45 +65,6 @@ _LOADED_LATER: Final = (
     "uvicorn.protocols.http.httptools_impl",
     "uvloop",
 )
-# Of new objects, and of collections of each younger generation.
-_COLLECT_AFTER: Final = (20_000, 20, 20)
-
-
-# --- addresses -----------------------------------------------------------------------------------
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket on that address, which refuses connections until a server listens on it.
-
-    Raises:
-        CannotStart: the address is taken, or is not one of this machine.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror}") from error
-    return listener
-
-
-def _url(host: str, listener: socket.socket) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listener.getsockname()[1]}"
-
-
-def _own_url(listener: socket.socket) -> str:
-    """How this machine itself reaches the socket."""
-    address = listener.getsockname()[0]
-    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  as bound
-    return _url(reached, listener)
 
 
 def callback_root(settings: Settings, base: str) -> str:
@@ -114,72 +73,6 @@ def callback_root(settings: Settings, base: str) -> str:
 
 
 # --- one process ---------------------------------------------------------------------------------
-
-
-class _Server(uvicorn.Server):
-    """Says when it is ready, and ends when told to instead of dying of the signal."""
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        ready: Callable[[], None],
-        before_closing: Callable[[], Awaitable[None]] | None = None,
-        limits: ClientLimits | None = None,
-    ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="httptools" if limits is None else patient(limits),
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=int(GRACE.total_seconds()),
-            )
-        )
-        self._ready = ready
-        self._before_closing = before_closing
-        self._limits = limits
-        self._sweep: asyncio.Task[None] | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started and not self.should_exit:
-            # What the start has made stays, so the garbage collector need not walk through it
-            # again; nearly all that a request makes is gone without it.
-            gc.freeze()
-            gc.set_threshold(*_COLLECT_AFTER)
-            if self._limits is not None:
-                watched = sweep(self.server_state.connections, self._limits.patience)
-                self._sweep = asyncio.create_task(watched, name="savannah-slow-clients")
-            self._ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._before_closing is not None:
-            await self._before_closing()
-        await super().shutdown(sockets)
-        if self._sweep is not None:
-            self._sweep.cancel()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are caught around the whole process, see `ended_by_signals`."""
-        yield
-
-
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    try:
-        import uvloop
-    except ImportError:  # there is none for Windows
-        factory = None
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,12 +142,12 @@ def _traced(container: Container, carrier: Carrier) -> Carrier:
 
 async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:
     settings = job.settings
-    _allow_files(settings.max_connections)
+    allow_files(settings.max_connections)
     async with contextlib.AsyncExitStack() as stack:
         container = await stack.enter_async_context(opened(settings, job.place, observed=True))
         mounted: ASGIApp | None = None
         if job.mounts_simulator:
-            own = _own_url(listener)
+            own = own_url(listener)
             simulator = Simulator(SimulatorSettings(callback_url=callback_root(settings, own)))
             stack.push_async_callback(simulator.aclose)
             mounted = simulator.app()
@@ -297,9 +190,9 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
             connections=settings.max_connections,
             cut=container.metrics().client_cut,
         )
-        server = _Server(app, ready=ready, before_closing=quiet, limits=limits)
+        server = Server(app, ready=ready, before_closing=quiet, limits=limits)
         with ended_by_signals(server.handle_exit):
-            async with _ended_with_parent(server):
+            async with ended_with_parent(server):
                 watch = container.watch()
                 await watch.start()
                 stack.push_async_callback(watch.stop)
@@ -309,27 +202,6 @@ async def _serve_here(job: _Job, listener: socket.socket, ready: Callable[[], No
                     await logouts.start()
                 await server.serve([listener])
                 await stack.aclose()
-
-
-@contextlib.asynccontextmanager
-async def _ended_with_parent(server: uvicorn.Server) -> AsyncIterator[None]:
-    """Stop also when the supervisor is gone, however it went."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        yield
-        return
-
-    async def watch() -> None:
-        # The pipe that would tell is also open in brothers, who were forked later.
-        while os.getppid() == parent.pid:  # noqa: ASYNC110  there is nothing to wait for
-            await asyncio.sleep(_PARENT_EVERY_S)
-        server.should_exit = True
-
-    watching = asyncio.create_task(watch(), name="savannah-parent")
-    try:
-        yield
-    finally:
-        watching.cancel()
 
 
 def serve(
@@ -353,7 +225,7 @@ def serve(
         log.info("No job server is used: the outbox relay carries jobs in this process")
     settings = _ready_to(settings, sends=sends)
     with bind(host, port) as listener:
-        own = _own_url(listener)
+        own = own_url(listener)
         simulated = settings.gateway.base_url is None and settings.embedded
         gateway_url = f"{own}{MOUNT}" if simulated else settings.gateway.base_url
         job = _Job(
@@ -366,25 +238,11 @@ def serve(
             mounts_simulator=simulated,
             sends=sends,
         )
-        ready = partial(announce, _url(host, listener))
+        ready = partial(announce, url_of(host, listener))
         if workers > 1:
             _serve_in_many(job, listener, workers, ready)
         else:
-            _run(_serve_here(job, listener, ready))
-
-
-def _allow_files(connections: int) -> None:
-    """Raise the limit on open files to what that many connections need, as far as one may."""
-    try:
-        import resource
-    except ImportError:  # there is none on Windows
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _OTHER_FILES
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            run(_serve_here(job, listener, ready))
 
 
 def _ready_to(settings: Settings, *, sends: bool) -> Settings:
@@ -421,7 +279,7 @@ def work(
     settings = _ready_to(settings, sends=True)
     with contextlib.ExitStack() as stack:
         listener = None if metrics is None else stack.enter_context(bind(*metrics))
-        _run(_work_here(settings, concurrency, listener, announce))
+        run(_work_here(settings, concurrency, listener, announce))
 
 
 async def _work_here(
@@ -477,10 +335,10 @@ async def _watched(container: Container, listener: socket.socket | None) -> Asyn
         yield
         return
     ready = asyncio.Event()
-    server = _Server(worker_page(container), ready=ready.set)
+    server = Server(worker_page(container), ready=ready.set)
     serving = asyncio.create_task(server.serve([listener]), name="savannah-worker-page")
     await ready.wait()
-    log.info("figures and health", extra={"url": _url(listener.getsockname()[0], listener)})
+    log.info("figures and health", extra={"url": url_of(listener.getsockname()[0], listener)})
     try:
         yield
     finally:
@@ -496,14 +354,14 @@ def simulate(
 ) -> None:
     """Run the simulated gateway alone until a signal comes. Raises: CannotStart."""
     with bind(host, port) as listener:
-        ready = partial(announce, _url(host, listener))
-        _run(_simulate_here(Simulator(settings).app(), listener, ready))
+        ready = partial(announce, url_of(host, listener))
+        run(_simulate_here(Simulator(settings).app(), listener, ready))
 
 
 async def _simulate_here(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
-    server = _Server(app, ready=ready)
+    server = Server(app, ready=ready)
     with ended_by_signals(server.handle_exit):
-        async with _ended_with_parent(server):
+        async with ended_with_parent(server):
             await server.serve([listener])
 
 
@@ -572,8 +430,8 @@ def _serve_in_many(
         groups: list[list[Child]] = []
         if job.mounts_simulator:
             gateway = stack.enter_context(bind("127.0.0.1", 0))
-            root = callback_root(settings, _own_url(listener))
-            url = f"{_own_url(gateway)}{MOUNT}"
+            root = callback_root(settings, own_url(listener))
+            url = f"{own_url(gateway)}{MOUNT}"
             place = replace(job.place, gateway_url=url if job.sends else None)
             job = replace(job, place=place, simulator_url=url, mounts_simulator=False)
             groups.append([Child("simulator", _simulator_process, settings, root, gateway)])
@@ -591,7 +449,7 @@ def _prepare_storage(job: _Job) -> None:
         async with opened(job.settings, place) as container:
             await container.tokens().prepare()  # once, and not in each of them
 
-    _run(prepare())
+    run(prepare())
 
 
 def _load(job: _Job) -> None:
@@ -608,7 +466,7 @@ def _load(job: _Job) -> None:
 
 def _worker_process(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:
     logs.configure(level=job.settings.log_level, format_=job.settings.log_format)
-    _run(_serve_here(job, listener, ready))
+    run(_serve_here(job, listener, ready))
 
 
 def _simulator_process(
@@ -616,4 +474,4 @@ def _simulator_process(
 ) -> None:
     logs.configure(level=settings.log_level, format_=settings.log_format)
     app = _under_mount(Simulator(SimulatorSettings(callback_url=callbacks)).app())
-    _run(_simulate_here(app, listener, ready))
+    run(_simulate_here(app, listener, ready))

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from savannah.application.business import Business
 from savannah.domain.access import Role
@@ -173,103 +173,6 @@ class Settings:
             if value is not None and not _is_installed(module)
         ]
 
-    def unsafe(self) -> list[Problem]:
-        """What must not go to production."""
-        key = self.secret_key or ""
-        gateway = self.gateway
-        checks = (
-            ("DEBUG", self.debug, "must be false"),
-            (
-                "SECRET_KEY",
-                _is_weak(key),
-                f"must be set to at least {SECRET_KEY_LEAST} characters that nobody can guess",
-            ),
-            (
-                "ALLOWED_HOSTS",
-                self.allowed_hosts is None or "*" in self.allowed_hosts,
-                "must name the hosts this service answers to",
-            ),
-            (
-                "PUBLIC_URL",
-                not (self.public_url or "").startswith("https://"),
-                "must be the https:// address callers use",
-            ),
-            ("REGISTRATION", self.registration_open, "must be closed"),
-            ("APP_CREATION", self.app_creation_open, "must be admin"),
-            ("RATE_LIMIT", self.rate_limit is None, "must not be off"),
-            ("RATE_LIMIT_AUTH", self.rate_limit_auth is None, "must not be off"),
-            ("LOGIN_LOCK", self.login_lock is None, "must not be off"),
-            (
-                "CORS_ALLOWED_ORIGINS",
-                any(not origin.startswith("https://") for origin in self.cors_origins),
-                "must be https:// origins, and not *",
-            ),
-            (
-                "TRUSTED_PROXIES",
-                any(_is_wide(network) for network in self.trusted_proxies),
-                "must name your own proxies: anybody could claim any address",
-            ),
-            (
-                "DATABASE_URL",
-                not _is_encrypted(self.database_url),
-                _TLS_RULE,
-            ),
-            (
-                "DATABASE_REPLICA_URLS",
-                not all(map(_is_encrypted, self.database_replica_urls)),
-                _TLS_RULE,
-            ),
-            (
-                "AFRICAS_TALKING_USERNAME",
-                gateway.username == "sandbox" or gateway.base_url == SANDBOX_GATEWAY,
-                "must be a live account: the sandbox reaches no phone",
-            ),
-            ("AFRICAS_TALKING_API_KEY", gateway.api_key is None, "must be set"),
-            (
-                "AFRICAS_TALKING_BASE_URL",
-                (gateway.base_url or "").startswith("http:") and not is_loopback(gateway.base_url),
-                "must be https://, since the API key travels there",
-            ),
-        )
-        return [(name, rule) for name, broken, rule in checks if broken]
-
-    def doubts(self) -> list[str]:
-        """What may well be right in production, and should be looked at all the same."""
-        redis = self.redis_url or "rediss://"
-        nearby = all(map(_is_local, kinds.redis_hosts(redis)))
-        public = urlsplit(self.public_url or "").hostname
-        found = (
-            (
-                not redis.startswith("rediss") and not nearby,
-                "REDIS_URL is not encrypted: write rediss:// unless the network is your own",
-            ),
-            (
-                public is not None and not kinds.is_host_of(public, self.hosts),
-                "PUBLIC_URL has a host that ALLOWED_HOSTS leaves out: calls to it are refused",
-            ),
-            (
-                self.callback_token is None,
-                "AFRICAS_TALKING_CALLBACK_TOKEN is derived: it changes with SECRET_KEY",
-            ),
-            (
-                is_loopback(self.gateway.base_url),
-                "AFRICAS_TALKING_BASE_URL is on this machine: a simulated gateway reaches no phone",
-            ),
-            (self.embedded, "DATABASE_URL is a file of this machine: back it up"),
-            (self.log_level == "DEBUG", "LOG_LEVEL is DEBUG: lines are many"),
-            *(
-                (
-                    (address or "").startswith("http:") and not is_loopback(address),
-                    f"{name} is not encrypted",
-                )
-                for name, address in (
-                    ("OTEL_EXPORTER_OTLP_ENDPOINT", self.otlp_endpoint),
-                    ("SENTRY_DSN", self.sentry_dsn),
-                )
-            ),
-        )
-        return [remark for doubtful, remark in found if doubtful]
-
     def remarks(self) -> list[str]:
         """What an operator should hear at start, in whole sentences."""
         doors = {
@@ -292,50 +195,6 @@ _KEY_RULE: Final = (
     "must be set to send texts; without one, AFRICAS_TALKING_BASE_URL must be a simulated gateway "
     "on this machine"
 )
-
-
-_TLS_RULE: Final = "must end in ?sslmode=require or better, since the server is another machine"
-
-
-# Of keys that everybody can read: in examples, ours too, and in Django's.
-_KNOWN_WORDS: Final = (
-    "insecure",
-    "changeme",
-    "change-me",
-    "example",
-    "development-only",
-    "nobody can guess",
-)
-
-
-def _is_weak(key: str) -> bool:
-    few = len(set(key)) < SECRET_KEY_LEAST // 4
-    copied = any(word in key.lower() for word in _KNOWN_WORDS)
-    return len(key) < SECRET_KEY_LEAST or few or copied
-
-
-def _is_wide(network: IPv4Network | IPv6Network) -> bool:
-    """Whether it holds more than the largest private networks do (10/8, fc00::/7)."""
-    return network.prefixlen < (8 if network.version == 4 else 7)
-
-
-def _is_encrypted(url: str) -> bool:
-    """Whether nobody on the way to a database can read along, as far as a URL tells.
-
-    A name without a dot is one of a private network, such as that of containers.
-    """
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
-    host = parts.hostname or options.get("host", "/")
-    if url.startswith("sqlite") or host.startswith("/") or _is_local(host):
-        return True
-    if not any(mark in host for mark in ".:"):
-        return True
-    return options.get("sslmode") in ("require", "verify-ca", "verify-full")
-
-
-def _is_local(host: str) -> bool:
-    return is_loopback(f"//[{host}]" if host.count(":") > 1 and "[" not in host else f"//{host}")
 
 
 def _is_installed(module: str) -> bool:

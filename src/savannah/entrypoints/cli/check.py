@@ -22,6 +22,7 @@ _NO_TRIGRAMS: Final = (
 def check(options: argparse.Namespace) -> int:
     import asyncio
 
+    from savannah.entrypoints.production import doubts, unsafe
     from savannah.entrypoints.settings import strangers
 
     settings = settings_and_logs()
@@ -34,11 +35,11 @@ def check(options: argparse.Namespace) -> int:
     wrong = settings.sending_problems() + settings.missing_extras()
     rows += [("settings", "FAILED", f"{name} {rule}") for name, rule in wrong]
     if options.deploy:
-        unsafe = settings.unsafe()
-        rows += [("deploy", "FAILED", f"{name} {rule}") for name, rule in unsafe]
-        if not unsafe:
+        refused = unsafe(settings)
+        rows += [("deploy", "FAILED", f"{name} {rule}") for name, rule in refused]
+        if not refused:
             rows.append(("deploy", "ok", "no unsafe setting"))
-        rows += [("deploy", "note", doubt) for doubt in settings.doubts()]
+        rows += [("deploy", "note", doubt) for doubt in doubts(settings)]
     rows += asyncio.run(_reached(settings.prepared()))
     print_table([("PART", "STATE", "DETAIL"), *rows])
     return FAILED if any(state == "FAILED" for _, state, _ in rows) else DONE
