@@ -9,6 +9,8 @@ import pytest
 
 from savannah.adapters.memory import MemoryStorage
 from savannah.domain.errors import Unavailable
+from savannah.entrypoints import health as health_module
+from savannah.entrypoints.health import Health
 from savannah.entrypoints.http import problems
 
 PROBES = ("/api/auth/health/", "/health/ready")
@@ -130,6 +132,47 @@ def test_parts_that_hang_do_not_hold_the_probe(open_desk, check):
     checks = answer.json()["checks"]
     assert checks["redis"] == checks["cache"] == {"status": "down"}
     assert checks["database"]["status"] == "ok"
+
+
+def test_a_flood_of_probes_is_one_question_at_a_time():
+    asked = []
+
+    async def flooded():
+        answer = asyncio.Event()
+
+        async def database():
+            asked.append("database")
+            await answer.wait()
+
+        health = Health({"database": database})
+        flood = [asyncio.create_task(health.parts()) for _ in range(50)]
+        await asyncio.sleep(0)
+        flood[0].cancel()  # whoever goes away takes nothing from the others
+        await asyncio.sleep(0)
+        answer.set()
+        found = [await task for task in flood[1:]]
+        assert {parts["database"].status for parts in found} == {"ok"}
+        assert asked == ["database"]
+        await health.parts()
+
+    asyncio.run(flooded())
+    assert asked == ["database", "database"]
+
+
+@pytest.mark.parametrize("check", [hanging, deaf])
+def test_a_part_that_hung_is_asked_anew(monkeypatch, check):
+    monkeypatch.setattr(health_module, "CHECK_S", 0.05)
+    answers = iter([check, fine])
+
+    async def database():
+        return await next(answers)()
+
+    async def asked():
+        health = Health({"database": database})
+        first, second = await asyncio.gather(health.parts(), health.parts())
+        return [found["database"].status for found in (first, second, await health.parts())]
+
+    assert asyncio.run(asked()) == ["down", "down", "ok"]
 
 
 @pytest.mark.parametrize("probe", [*PROBES, "/health/live", "/metrics", "/problems/not_found"])

@@ -12,7 +12,7 @@ import importlib
 import logging
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
@@ -27,7 +27,7 @@ from savannah.adapters.sql import SqlStorage
 from savannah.entrypoints import logs
 from savannah.entrypoints.container import Container, Place, assembled, opened
 from savannah.entrypoints.http.app import create_app
-from savannah.entrypoints.http.door import HealthCheck, HttpOptions
+from savannah.entrypoints.http.door import HttpOptions
 from savannah.entrypoints.server import (
     GRACE,
     Server,
@@ -113,7 +113,7 @@ def http_app(container: Container, *, simulator: ASGIApp | None = None) -> Lites
         clock=container.clock(),
         metrics=container.metrics(),
         # Database and outbox are looked at anyway.
-        checks={"redis": _asked(container.queue().ping)} if settings.has_workers else {},
+        checks={"redis": container.queue().ping} if settings.has_workers else {},
         simulator=simulator,
         queues=_board_of(container.queue()) if settings.has_workers else None,
         watch=container.watch(),
@@ -125,14 +125,6 @@ def _board_of(queue: SaqQueue) -> QueueBoard:
     from savannah.adapters.saq_queue.board import QueueBoard
 
     return QueueBoard(queue)
-
-
-def _asked(ping: Callable[[], Awaitable[None]]) -> HealthCheck:
-    async def check() -> dict[str, object]:
-        await ping()
-        return {}
-
-    return check
 
 
 def _traced(container: Container, carrier: Carrier) -> Carrier:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from typing import Any, Final
 
 import msgspec
 from litestar.types import ASGIApp
 
-from savannah.domain.errors import SavannahError
 from savannah.entrypoints.container import Container
-from savannah.entrypoints.watch import PATIENCE_S
-
-log = logging.getLogger("savannah.health")
+from savannah.entrypoints.health import Health
 
 _PATHS: Final = ("/metrics", "/health/live", "/health/ready")
 _HEADERS: Final = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
@@ -22,19 +17,11 @@ _HEADERS: Final = [(b"cache-control", b"no-store"), (b"x-content-type-options", 
 def worker_page(container: Container) -> ASGIApp:
     """`/metrics`, `/health/live` and `/health/ready` of the process with these parts."""
     metrics, watch = container.metrics(), container.watch()
-    needed = {"database": container.storage().ping, "redis": container.queue().ping}
+    health = Health({"database": container.storage().ping, "redis": container.queue().ping})
 
     async def is_ready() -> bool:
-        async def answers(part: str) -> bool:
-            try:
-                async with asyncio.timeout(PATIENCE_S):
-                    await needed[part]()
-            except (SavannahError, TimeoutError) as error:
-                log.warning("a part is down", extra={"part": part, "reason": type(error).__name__})
-                return False
-            return True
-
-        return all(await asyncio.gather(*map(answers, needed)))
+        parts = await health.parts()
+        return all(part.status == "ok" for part in parts.values())
 
     async def answer(path: str) -> tuple[int, str, bytes]:
         match path:

@@ -19,9 +19,10 @@ from savannah.application.ports import Clock, RateLimiter
 from savannah.application.savannah import Savannah
 from savannah.domain.errors import SavannahError
 from savannah.domain.oauth import API_PATH
+from savannah.entrypoints.health import HealthCheck
 from savannah.entrypoints.http import browser, oauth, openapi, ops, problems
 from savannah.entrypoints.http.deadline import Deadline
-from savannah.entrypoints.http.door import Door, HealthCheck, HttpOptions
+from savannah.entrypoints.http.door import Door, HttpOptions
 from savannah.entrypoints.http.gate import Gate
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.problems import with_head
@@ -50,6 +51,7 @@ def create_app(
     """The ASGI application of the REST door.
 
     Args:
+        checks: of parts besides storage and the queue of texts, by name.
         queues: shown to administrators at `/admin/queues/` when given.
         simulator: mounted at `/simulator` when given.
         watch: what a scrape measures; by default the outbox alone.
@@ -62,7 +64,7 @@ def create_app(
         clock=clock,
         metrics=metrics,
         cursors=Cursors(options.cursor_key),
-        checks=checks,
+        health=ops.health_of(savannah, checks),
         watch=watch or Watch(metrics, notifications=savannah.notifications),
     )
     outside = [*ops.ROUTES, *openapi.ROUTES, *oauth.ROUTES, *browser.ROUTES]

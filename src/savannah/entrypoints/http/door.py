@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
@@ -26,11 +26,10 @@ from savannah.domain.errors import (
 )
 from savannah.domain.notification_policy import Rate
 from savannah.domain.oauth import OAuthError
+from savannah.entrypoints.health import Health
 from savannah.entrypoints.http.paging import Cursors
 from savannah.entrypoints.http.requests import AnyRequest, Query, operation_of
 from savannah.entrypoints.watch import Watch
-
-HealthCheck = Callable[[], Awaitable[object]]
 
 LIMIT_STATE: Final = "rate_limit_state"
 
@@ -61,7 +60,6 @@ class Door:
     """The REST door, as its handlers see it.
 
     Attributes:
-        checks: health checks of parts besides storage, by name; each raises when its part is down.
         watch: measures what a scrape shows besides the counters.
     """
 
@@ -71,7 +69,7 @@ class Door:
     clock: Clock
     metrics: PrometheusMetrics
     cursors: Cursors
-    checks: Mapping[str, HealthCheck]
+    health: Health
     watch: Watch
 
     @property

@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
-import logging
 import re
-import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from html import escape
 from importlib.metadata import version
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 from litestar import MediaType, Response
 from litestar.params import FromPath
-from msgspec import UNSET, UnsetType
 
+from savannah.application.savannah import Savannah
 from savannah.domain.errors import NotFound
+from savannah.entrypoints.health import Health, HealthCheck, PartHealth
 from savannah.entrypoints.http import problems
 from savannah.entrypoints.http.door import (
     AnyResponse,
-    Door,
-    HealthCheck,
     TheDoor,
     json_response,
 )
 from savannah.entrypoints.http.operations import Moment, Operation, endpoint
 from savannah.entrypoints.http.requests import AnyRequest, read_query
 
-log = logging.getLogger("savannah.health")
-
 TAG: Final = "Operations"
 VERSION: Final = version("savannah")
-# A probe gives up after two seconds, so one part that hangs must not eat all of them.
-CHECK_S: Final = 1.5
 OLD_QUEUE_S: Final = 300
-
-
-class PartOut(msgspec.Struct, omit_defaults=True):
-    """One part: `disabled` when this installation has none."""
-
-    status: Literal["ok", "degraded", "down", "disabled"]
-    latency_ms: int | UnsetType = UNSET
-    oldest_age_s: int | UnsetType = UNSET
 
 
 class HealthOut(msgspec.Struct):
@@ -54,64 +38,27 @@ class HealthOut(msgspec.Struct):
     service: str
     version: str
     timestamp: Moment
-    checks: dict[str, PartOut]
+    checks: dict[str, PartHealth]
 
 
 class LifeOut(msgspec.Struct):
     status: Literal["alive", "ready", "not_ready"]
 
 
-async def _timed(check: HealthCheck) -> PartOut:
-    started = time.perf_counter()
-    await check()
-    return PartOut(status="ok", latency_ms=round((time.perf_counter() - started) * 1000))
+def health_of(savannah: Savannah, others: Mapping[str, HealthCheck]) -> Health:
+    """What a server asks of its parts: storage, the queue of texts, and others by name."""
+
+    async def queue() -> PartHealth:
+        _, age = await savannah.notifications.backlog()
+        seconds = int(age.total_seconds())
+        return PartHealth(
+            status="degraded" if seconds > OLD_QUEUE_S else "ok", oldest_age_s=seconds
+        )
+
+    return Health({"database": savannah.storage.ping, "queue": queue, **others})
 
 
-async def _queue(door: Door) -> PartOut:
-    _, age = await door.savannah.notifications.backlog()
-    seconds = int(age.total_seconds())
-    return PartOut(status="degraded" if seconds > OLD_QUEUE_S else "ok", oldest_age_s=seconds)
-
-
-async def _parts(door: Door) -> dict[str, PartOut]:
-    """Every part as it is now, within `CHECK_S`."""
-    found = await _asked(
-        {
-            "database": _timed(door.savannah.storage.ping),
-            "queue": _queue(door),
-            **{name: _timed(check) for name, check in door.checks.items()},
-        }
-    )
-    return {"database": found.pop("database"), "redis": PartOut(status="disabled"), **found}
-
-
-async def _asked(checks: Mapping[str, Coroutine[Any, Any, PartOut]]) -> dict[str, PartOut]:
-    tasks = {name: asyncio.create_task(check) for name, check in checks.items()}
-    try:
-        # Not a timeout around each: a check that does not let itself be cancelled would hold us.
-        await asyncio.wait(tasks.values(), timeout=CHECK_S)
-        return {name: _outcome(name, task) for name, task in tasks.items()}
-    finally:
-        for task in tasks.values():
-            task.cancel()
-            task.add_done_callback(_forget)
-
-
-def _outcome(name: str, task: asyncio.Task[PartOut]) -> PartOut:
-    if task.done() and (error := task.exception()) is None:
-        return task.result()
-    reason = type(error).__name__ if task.done() else "no answer in time"
-    log.warning("a part is down", extra={"part": name, "reason": reason})
-    return PartOut(status="down")
-
-
-def _forget(task: asyncio.Task[PartOut]) -> None:
-    """Whatever a check says after its time is nobody's business any more."""
-    if not task.cancelled():
-        task.exception()
-
-
-def _verdict(parts: Mapping[str, PartOut]) -> Literal["healthy", "degraded", "unhealthy"]:
+def _verdict(parts: Mapping[str, PartHealth]) -> Literal["healthy", "degraded", "unhealthy"]:
     if any(part.status == "down" for name, part in parts.items() if name != "queue"):
         return "unhealthy"
     return "healthy" if parts["queue"].status == "ok" else "degraded"
@@ -131,7 +78,8 @@ def _verdict(parts: Mapping[str, PartOut]) -> Literal["healthy", "degraded", "un
 )
 async def get_health(request: AnyRequest, door: TheDoor) -> AnyResponse:
     await read_query(request)
-    parts = await _parts(door)
+    found = await door.health.parts()
+    parts = {"database": found.pop("database"), "redis": PartHealth(status="disabled"), **found}
     verdict = _verdict(parts)
     health = HealthOut(
         status=verdict,
@@ -172,7 +120,7 @@ async def get_liveness() -> AnyResponse:
 )
 async def get_readiness(door: TheDoor) -> AnyResponse:
     # Orders are taken without Redis; a balancer that asks here would turn them all away.
-    parts = await _asked({"database": _timed(door.savannah.storage.ping)})
+    parts = await door.health.parts("database")
     if parts["database"].status == "down":
         return json_response(LifeOut(status="not_ready"), status=503)
     return json_response(LifeOut(status="ready"))
