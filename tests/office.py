@@ -25,17 +25,13 @@ from savannah.application.logins import Login
 from savannah.application.ports import AccessClaims, LogoutSender
 from savannah.application.savannah import Identity
 from savannah.domain.access import Caller, Role
+from savannah.domain.clients import Client
 from savannah.domain.errors import (
     Invalid,
     SavannahError,
 )
 from savannah.domain.events import Event
-from savannah.domain.identity import (
-    Client,
-    Grant,
-    GrantId,
-    User,
-)
+from savannah.domain.identity import Grant, GrantId, User
 
 T = TypeVar("T")
 

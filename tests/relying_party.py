@@ -17,7 +17,7 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from savannah.domain.access import Caller
-from savannah.domain.identity import ClientMetadata
+from savannah.domain.clients import ClientMetadata
 
 CALLBACK = "https://app.example/callback?x=1"
 VERIFIER = "a-verifier-of-forty-three-characters-or-more"

@@ -23,9 +23,10 @@ import pytest
 from savannah.adapters.memory import MemoryStorage, SeededRandomness
 from savannah.application.ports import Storage
 from savannah.domain.access import Role
+from savannah.domain.clients import Client, ClientType, GrantType
 from savannah.domain.customer import Customer, CustomerId
 from savannah.domain.events import Event
-from savannah.domain.identity import Client, ClientType, Grant, GrantId, GrantType, User, UserId
+from savannah.domain.identity import Grant, GrantId, User, UserId
 from savannah.domain.money import Money
 from savannah.domain.notification import DeliveryReport, Notification, Report, SmsStatus
 from savannah.domain.order import (

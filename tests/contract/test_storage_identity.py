@@ -10,8 +10,9 @@ import pytest
 
 from savannah.application.ports import ClientFilter, Session, UserFilter
 from savannah.domain.access import Role
+from savannah.domain.clients import ClientType, GrantType
 from savannah.domain.errors import Invalid, NotFound
-from savannah.domain.identity import ClientType, GrantType, RefreshToken, SigningKey
+from savannah.domain.identity import RefreshToken, SigningKey
 from savannah.domain.paging import Ordering, PageRequest
 
 MINUTE = timedelta(minutes=1)

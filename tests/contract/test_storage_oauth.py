@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
-from savannah.domain.identity import AuthMethod, ClientMetadata, RefreshToken
+from savannah.domain.clients import AuthMethod, ClientMetadata
+from savannah.domain.identity import RefreshToken
 from savannah.domain.oauth import (
     AuthorizationCode,
     BrowserSession,

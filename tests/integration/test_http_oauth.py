@@ -22,7 +22,8 @@ from relying_party import (
 )
 from savannah.application.identity import IdentitySettings
 from savannah.domain.access import Caller, Role
-from savannah.domain.identity import AuthMethod, GrantType, digest
+from savannah.domain.clients import AuthMethod, GrantType
+from savannah.domain.identity import digest
 from savannah.domain.notification_policy import Rate
 
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)

@@ -14,19 +14,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from savannah.domain import identity
+from savannah.domain import clients, identity, passwords
 from savannah.domain.access import Role, Scope
+from savannah.domain.clients import AppRequest, Client, ClientType, GrantType
 from savannah.domain.common_passwords import COMMON_PASSWORDS
 from savannah.domain.errors import Invalid, Problems, Refused
-from savannah.domain.identity import (
-    AppRequest,
-    Client,
-    ClientType,
-    GrantType,
-    Registration,
-    User,
-    UserId,
-)
+from savannah.domain.identity import Registration, User, UserId
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 NOW = datetime(2026, 11, 23, 9, tzinfo=UTC)
@@ -53,7 +46,7 @@ URIS = st.one_of(
 
 
 def faults(password: str, *, username: str = "johndoe", email: str | None = None) -> set[str]:
-    found = identity.password_faults(password, username=username, email=email)
+    found = passwords.password_faults(password, username=username, email=email)
     return {refused.code for refused in found}
 
 
@@ -86,9 +79,9 @@ def test_a_rule_gives_a_value_or_a_refusal_with_a_code_whatever_it_is_given(valu
         identity.username_rule,
         identity.person_name,
         identity.optional_email,
-        identity.password_text,
-        identity.redirect_uri,
-        identity.scope_name,
+        passwords.password_text,
+        clients.redirect_uri,
+        clients.scope_name,
     ]
     for rule in rules:
         assert refusal(rule, value) != ""
@@ -173,8 +166,8 @@ def test_a_login_is_looked_up_without_outer_blanks_and_never_with_control_charac
 
 def test_a_password_is_no_pile_of_marks() -> None:
     pile = "Ab1!" + "\u0301\u0316" * 20
-    assert refusal(identity.password_text, pile) == "invalid_format"
-    assert identity.typed_password(pile) == pile
+    assert refusal(passwords.password_text, pile) == "invalid_format"
+    assert passwords.typed_password(pile) == pile
 
 
 def test_names_of_people_may_be_empty_but_not_null() -> None:
@@ -199,8 +192,8 @@ def test_the_password_of_the_walk_through_is_accepted() -> None:
 def test_length_is_counted_in_characters_after_normalisation_and_nothing_is_trimmed(
     password: str,
 ) -> None:
-    text = identity.password_text(password) if password else ""
-    assert text == unicodedata.normalize("NFC", password) == identity.typed_password(password)
+    text = passwords.password_text(password) if password else ""
+    assert text == unicodedata.normalize("NFC", password) == passwords.typed_password(password)
     assert ("password_too_short" in faults(text)) == (len(text) < 8)
     assert ("too_long" in faults(text)) == (len(text) > 128)
 
@@ -247,13 +240,13 @@ def test_names_shorter_than_four_are_not_looked_for() -> None:
 @example(value="\ud800password1")
 @given(value=st.text(alphabet=st.characters(categories=["Cs"]), min_size=1))
 def test_a_password_no_encoding_can_carry_is_refused(value: str) -> None:
-    assert refusal(identity.password_text, value) == "invalid_format"
+    assert refusal(passwords.password_text, value) == "invalid_format"
 
 
 def test_an_empty_password_is_too_short_and_says_nothing_else() -> None:
     problems = Problems()
     assert (
-        identity.new_password(problems, "password", "", "x", username="johndoe", email=None) == ""
+        passwords.new_password(problems, "password", "", "x", username="johndoe", email=None) == ""
     )
     with pytest.raises(Invalid) as caught:
         problems.raise_if_any()
@@ -263,7 +256,7 @@ def test_an_empty_password_is_too_short_and_says_nothing_else() -> None:
 def test_the_second_typing_must_be_the_same_after_normalisation() -> None:
     def check(again: object) -> set[tuple[str, str]]:
         problems = Problems()
-        identity.new_password(
+        passwords.new_password(
             problems, "password", "Caf\u00e9 ol\u00e9 1", again, username="johndoe", email=None
         )
         return problems_of(problems.raise_if_any)
@@ -322,7 +315,7 @@ def test_a_password_is_never_shown() -> None:
     ],
 )
 def test_a_redirect_uri_that_leads_to_one_app_is_kept_as_typed(uri: str) -> None:
-    assert identity.redirect_uri(uri) == uri
+    assert clients.redirect_uri(uri) == uri
 
 
 @pytest.mark.parametrize(
@@ -363,12 +356,12 @@ def test_a_redirect_uri_that_leads_to_one_app_is_kept_as_typed(uri: str) -> None
     ],
 )
 def test_any_other_redirect_uri_is_refused(uri: str) -> None:
-    assert refusal(identity.redirect_uri, uri) == "invalid_redirect_uri"
+    assert refusal(clients.redirect_uri, uri) == "invalid_redirect_uri"
 
 
 @given(uri=URIS)
 def test_an_accepted_redirect_uri_never_hides_where_it_leads(uri: object) -> None:
-    if refusal(identity.redirect_uri, uri) is None:
+    if refusal(clients.redirect_uri, uri) is None:
         assert isinstance(uri, str)
         assert uri.isascii()
         assert not set(uri) & set("#*\\ \t\r\n\x00")

@@ -22,9 +22,7 @@ from savannah.domain.errors import (
     TokenRevoked,
     TooManyAttempts,
 )
-from savannah.domain.identity import (
-    UserId,
-)
+from savannah.domain.identity import UserId
 from savannah.domain.paging import Ordering, PageRequest
 
 # --- registration ---------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import pytest
 
 from office import Office, Play, field_codes, refusal
 from savannah.domain.access import Caller
+from savannah.domain.clients import AuthMethod, ClientMetadata
 from savannah.domain.errors import InsufficientScope, Invalid, NotFound
-from savannah.domain.identity import AuthMethod, ClientMetadata
 
 KEY = {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}
 

@@ -9,6 +9,7 @@ import pytest
 from office import OPEN, Office, Play, field_codes, refusal
 from savannah.application.ports import ClientFilter
 from savannah.domain.access import ROLE_SCOPES, Caller, Role, Scope
+from savannah.domain.clients import ClientType, GrantType
 from savannah.domain.errors import (
     AuthenticationRequired,
     InsufficientScope,
@@ -18,11 +19,7 @@ from savannah.domain.errors import (
     NotFound,
     TokenRevoked,
 )
-from savannah.domain.identity import (
-    ClientType,
-    GrantType,
-    digest,
-)
+from savannah.domain.identity import digest
 from savannah.domain.paging import PageRequest
 
 # --- apps -----------------------------------------------------------------------------------------

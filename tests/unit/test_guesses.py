@@ -11,8 +11,9 @@ from datetime import timedelta
 import pytest
 
 from office import HERE, OPEN, PASSWORD, Office, Play, refusal
+from savannah.domain.clients import Client
 from savannah.domain.errors import InvalidClient, InvalidCredentials, TooManyAttempts
-from savannah.domain.identity import Client, digest
+from savannah.domain.identity import digest
 
 
 def django(secret: str, *, iterations: int = 1000) -> str:

@@ -22,12 +22,7 @@ from savannah.domain.errors import (
     TokenRevoked,
     TooManyAttempts,
 )
-from savannah.domain.identity import (
-    Grant,
-    GrantId,
-    UserId,
-    digest,
-)
+from savannah.domain.identity import Grant, GrantId, UserId, digest
 from savannah.domain.notification_policy import Rate
 
 # --- login ----------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from savannah.application.authorization import Answer, AskConsent, AskLogin
 from savannah.application.passwords import Proof
 from savannah.application.ports import UnitOfWork
 from savannah.domain.access import Caller, Role
+from savannah.domain.clients import Client
 from savannah.domain.errors import InvalidCredentials, InvalidToken
-from savannah.domain.identity import Client, Grant, GrantId, User, UserId, digest
+from savannah.domain.identity import Grant, GrantId, User, UserId, digest
 from savannah.domain.oauth import (
     AuthorizationCode,
     BrowserSession,

@@ -19,6 +19,7 @@ from savannah.application.ports import (
 )
 from savannah.application.sessions import Sessions
 from savannah.domain.access import PROFILE_SCOPES, Caller, Role, Scope
+from savannah.domain.clients import is_plain
 from savannah.domain.errors import (
     InsufficientScope,
     Invalid,
@@ -28,17 +29,11 @@ from savannah.domain.errors import (
     RegistrationClosed,
     RoleForbidden,
 )
-from savannah.domain.identity import (
-    Registration,
-    User,
-    UserId,
-    is_plain,
-    login_name,
-    typed_password,
-)
-from savannah.domain.identity import new_password as check_new_password
+from savannah.domain.identity import Registration, User, UserId, login_name
 from savannah.domain.oauth import Consent
 from savannah.domain.paging import Page, PageRequest
+from savannah.domain.passwords import new_password as check_new_password
+from savannah.domain.passwords import typed_password
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

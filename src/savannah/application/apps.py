@@ -16,18 +16,9 @@ from savannah.application.ports import (
     UnitOfWork,
 )
 from savannah.domain.access import IDENTITY_SCOPES, ROLE_SCOPES, Caller, Role, Scope
+from savannah.domain.clients import AppRequest, Client, ClientType, GrantType, is_plain
 from savannah.domain.errors import AuthenticationRequired, InsufficientScope, NotFound
-from savannah.domain.identity import (
-    ALPHANUMERIC,
-    SECRET_LENGTH,
-    AppRequest,
-    Client,
-    ClientType,
-    GrantType,
-    UserId,
-    digest,
-    is_plain,
-)
+from savannah.domain.identity import ALPHANUMERIC, SECRET_LENGTH, UserId, digest
 from savannah.domain.oauth import registered
 from savannah.domain.paging import Page, PageRequest
 

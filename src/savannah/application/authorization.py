@@ -19,17 +19,9 @@ from savannah.application.identity import AuditLog
 from savannah.application.passwords import Passwords
 from savannah.application.ports import Clock, Randomness, Storage, Tokens, UnitOfWork
 from savannah.application.sessions import LoggedIn, Sessions
+from savannah.domain.clients import Client, is_plain
 from savannah.domain.errors import InvalidToken
-from savannah.domain.identity import (
-    ALPHANUMERIC,
-    SECRET_LENGTH,
-    Client,
-    Grant,
-    GrantId,
-    User,
-    digest,
-    is_plain,
-)
+from savannah.domain.identity import ALPHANUMERIC, SECRET_LENGTH, Grant, GrantId, User, digest
 from savannah.domain.oauth import (
     REQUEST_URI_PREFIX,
     AuthorizationCode,

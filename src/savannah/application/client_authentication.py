@@ -13,8 +13,9 @@ from urllib.parse import unquote_plus
 
 from savannah.application.identity import ClientSecrets
 from savannah.application.ports import Clock, ForeignProofs, Storage
+from savannah.domain.clients import AuthMethod, Client, ClientType, is_plain
 from savannah.domain.errors import InvalidClient, InvalidToken
-from savannah.domain.identity import AuthMethod, Client, ClientType, digest, is_plain
+from savannah.domain.identity import digest
 from savannah.domain.oauth import OAuthError, Parameters
 
 ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"

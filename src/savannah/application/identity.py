@@ -17,9 +17,10 @@ from savannah.application.ports import (
     UnitOfWork,
 )
 from savannah.domain.access import Role
+from savannah.domain.clients import Client
 from savannah.domain.errors import InvalidClient, TooManyAttempts
 from savannah.domain.events import Event
-from savannah.domain.identity import Client, digest, login_key
+from savannah.domain.identity import digest, login_key
 from savannah.domain.notification_policy import Rate
 
 OPERATOR: Final = "operator"  # the actor of what is done on the command line

@@ -15,22 +15,14 @@ from savannah.application.logins import Logins
 from savannah.application.minting import REFRESH_PREFIX, Mint
 from savannah.application.ports import Clock, Randomness, Session, Storage, UnitOfWork
 from savannah.domain.access import IDENTITY_SCOPES, OFFLINE, scope_text, scopes_of
+from savannah.domain.clients import Client, ClientType, GrantType
 from savannah.domain.errors import (
     AccountDisabled,
     InsufficientScope,
     SavannahError,
     Unauthenticated,
 )
-from savannah.domain.identity import (
-    Client,
-    ClientType,
-    Grant,
-    GrantId,
-    GrantType,
-    RefreshToken,
-    User,
-    digest,
-)
+from savannah.domain.identity import Grant, GrantId, RefreshToken, User, digest
 from savannah.domain.oauth import (
     OAuthError,
     Parameters,

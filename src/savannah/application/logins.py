@@ -27,6 +27,7 @@ from savannah.domain.access import (
     scope_text,
     scopes_of,
 )
+from savannah.domain.clients import AuthMethod, Client, is_plain
 from savannah.domain.errors import (
     AccountDisabled,
     Invalid,
@@ -34,7 +35,7 @@ from savannah.domain.errors import (
     RoleForbidden,
     TokenRevoked,
 )
-from savannah.domain.identity import AuthMethod, Client, Grant, GrantId, User, digest, is_plain
+from savannah.domain.identity import Grant, GrantId, User, digest
 from savannah.domain.trusted_issuers import ExternalIdentity
 
 

@@ -15,16 +15,8 @@ from savannah.application.ports import (
     UnitOfWork,
 )
 from savannah.domain.access import OFFLINE
-from savannah.domain.identity import (
-    ALPHANUMERIC,
-    SECRET_LENGTH,
-    Client,
-    Grant,
-    GrantType,
-    RefreshToken,
-    User,
-    digest,
-)
+from savannah.domain.clients import Client, GrantType
+from savannah.domain.identity import ALPHANUMERIC, SECRET_LENGTH, Grant, RefreshToken, User, digest
 
 REFRESH_PREFIX: Final = "rt_"
 ID_TOKEN_MOST: Final = timedelta(hours=1)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 
 from savannah.application.identity import Attempt, AuditLog, LoginLock
 from savannah.application.ports import Clock, PasswordHasher, Storage, UnitOfWork
+from savannah.domain.clients import Client
 from savannah.domain.errors import AccountDisabled, InvalidCredentials
-from savannah.domain.identity import Client, User, login_name, typed_password
+from savannah.domain.identity import User, login_name
+from savannah.domain.passwords import typed_password
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,18 +16,10 @@ from typing import Literal, Protocol, Self, TypeVar
 from uuid import UUID
 
 from savannah.domain.access import Role
+from savannah.domain.clients import Client, ClientType
 from savannah.domain.customer import Customer, CustomerId, Reachability
 from savannah.domain.events import Event
-from savannah.domain.identity import (
-    Client,
-    ClientType,
-    Grant,
-    GrantId,
-    RefreshToken,
-    SigningKey,
-    User,
-    UserId,
-)
+from savannah.domain.identity import Grant, GrantId, RefreshToken, SigningKey, User, UserId
 from savannah.domain.notification import DeliveryReport, Notification, Outcome, Pause, SmsStatus
 from savannah.domain.notification_policy import Rate
 from savannah.domain.oauth import (

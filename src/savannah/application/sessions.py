@@ -24,15 +24,9 @@ from savannah.application.ports import (
     Tokens,
     UnitOfWork,
 )
+from savannah.domain.clients import Client
 from savannah.domain.errors import InvalidToken, NotFound
-from savannah.domain.identity import (
-    ALPHANUMERIC,
-    SECRET_LENGTH,
-    Client,
-    User,
-    UserId,
-    digest,
-)
+from savannah.domain.identity import ALPHANUMERIC, SECRET_LENGTH, User, UserId, digest
 from savannah.domain.oauth import (
     BrowserSession,
     LogoutNotice,

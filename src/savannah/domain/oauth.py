@@ -21,16 +21,9 @@ from uuid import UUID
 
 from savannah.domain import text
 from savannah.domain.access import OFFLINE, Role, expand, scopes_of
+from savannah.domain.clients import AuthMethod, Client, ClientType, GrantType, redirect_uri
 from savannah.domain.errors import Problems, Refused
-from savannah.domain.identity import (
-    AuthMethod,
-    Client,
-    ClientType,
-    GrantId,
-    GrantType,
-    UserId,
-    redirect_uri,
-)
+from savannah.domain.identity import GrantId, UserId
 
 # The identifier of our API as a resource is this path under the issuer (RFC 8707).
 API_PATH: Final = "/api/"

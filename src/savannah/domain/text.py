@@ -128,8 +128,10 @@ def flag(value: object) -> bool:
     """A real boolean; 0, 1 and "true" are not.
 
     Raises:
-        Refused: `wrong_type`.
+        Refused: `null_not_allowed`, `wrong_type`.
     """
+    if value is None:
+        raise Refused("null_not_allowed", "This cannot be null")
     if not isinstance(value, bool):
         raise Refused("wrong_type", "This must be true or false")
     return value

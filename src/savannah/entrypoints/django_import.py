@@ -30,6 +30,7 @@ from savannah.application.orders import summary
 from savannah.application.ports import UnitOfWork
 from savannah.domain import identity
 from savannah.domain.access import IDENTITY_SCOPES, ROLE_SCOPES, Role
+from savannah.domain.clients import AppRequest, Client, ClientType, GrantType
 from savannah.domain.customer import Customer, CustomerId, generated_code
 from savannah.domain.errors import (
     CodeTaken,
@@ -40,7 +41,7 @@ from savannah.domain.errors import (
     Problems,
     Refused,
 )
-from savannah.domain.identity import AppRequest, Client, ClientType, GrantType, User, UserId
+from savannah.domain.identity import User, UserId
 from savannah.domain.notification import Notification
 from savannah.domain.order import (
     CROCKFORD,

@@ -20,9 +20,9 @@ from savannah.application.ports import (
     Users,
 )
 from savannah.domain.access import OFFLINE
+from savannah.domain.clients import Client
 from savannah.domain.errors import NotFound, Problems
 from savannah.domain.identity import (
-    Client,
     Grant,
     GrantId,
     RefreshToken,

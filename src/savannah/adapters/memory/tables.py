@@ -15,9 +15,10 @@ from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from savannah.application.ports import IdempotencyRecordKey
+from savannah.domain.clients import Client
 from savannah.domain.customer import Customer, CustomerId
 from savannah.domain.events import Event
-from savannah.domain.identity import Client, Grant, GrantId, RefreshToken, SigningKey, User, UserId
+from savannah.domain.identity import Grant, GrantId, RefreshToken, SigningKey, User, UserId
 from savannah.domain.notification import DeliveryReport, Notification, Pause
 from savannah.domain.oauth import (
     AuthorizationCode,

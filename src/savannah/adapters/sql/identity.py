@@ -32,20 +32,9 @@ from savannah.application.ports import (
     Users,
 )
 from savannah.domain.access import OFFLINE, Role
+from savannah.domain.clients import AuthMethod, Client, ClientMetadata, ClientType, GrantType
 from savannah.domain.errors import NotFound, Problems
-from savannah.domain.identity import (
-    AuthMethod,
-    Client,
-    ClientMetadata,
-    ClientType,
-    Grant,
-    GrantId,
-    GrantType,
-    RefreshToken,
-    SigningKey,
-    User,
-    UserId,
-)
+from savannah.domain.identity import Grant, GrantId, RefreshToken, SigningKey, User, UserId
 from savannah.domain.paging import Page, PageRequest
 from savannah.domain.text import email_key
 

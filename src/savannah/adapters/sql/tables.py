@@ -37,8 +37,8 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from savannah.domain.access import Role
+from savannah.domain.clients import ClientType
 from savannah.domain.customer import Reachability
-from savannah.domain.identity import ClientType
 from savannah.domain.money import QUANTITY_MAX
 from savannah.domain.notification import WAITING, Report, SmsStatus
 from savannah.domain.notification_policy import DeferReason, SkipReason

@@ -15,8 +15,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from savannah.application.ports import ClientFilter
 from savannah.domain.access import Scope, scope_text
+from savannah.domain.clients import AuthMethod, Client, ClientType, GrantType
 from savannah.domain.errors import Invalid
-from savannah.domain.identity import AuthMethod, Client, ClientType, GrantType
 from savannah.entrypoints.http.auth import AppIn, ScopeName
 from savannah.entrypoints.http.door import AnyResponse, TheCaller, TheDoor, json_response
 from savannah.entrypoints.http.operations import LINE, Moment, Operation, Param, endpoint

@@ -20,7 +20,8 @@ from savannah.domain.access import (
     Scope,
     scope_text,
 )
-from savannah.domain.identity import Client, ClientType, GrantType, User
+from savannah.domain.clients import Client, ClientType, GrantType
+from savannah.domain.identity import User
 from savannah.entrypoints.http.door import (
     AnyResponse,
     TheCaller,

@@ -21,6 +21,7 @@ from litestar.types import AnyCallable, Method
 from savannah.adapters.proofs import ASSERTION_ALGORITHMS, KEY_PROOF_ALGORITHMS
 from savannah.application.trace import request_id_var
 from savannah.domain.access import IDENTITY_SCOPES, OFFLINE, Scope
+from savannah.domain.clients import AuthMethod, Client, ClientType, GrantType
 from savannah.domain.errors import (
     AccountDisabled,
     AuthenticationRequired,
@@ -28,7 +29,6 @@ from savannah.domain.errors import (
     SavannahError,
     Unauthenticated,
 )
-from savannah.domain.identity import AuthMethod, Client, ClientType, GrantType
 from savannah.domain.oauth import API_PATH, OAuthError, Parameters, ResponseMode
 from savannah.entrypoints.http import problems
 from savannah.entrypoints.http.door import (
