@@ -227,8 +227,9 @@ def test_metadata_takes_20_pairs_counted_after_the_merge():
 def test_a_flag_is_a_boolean_and_nothing_like_it():
     assert text.flag(True) is True
     assert text.flag(False) is False
-    for value in (0, 1, "true", "", None, [], 1.0):
+    for value in (0, 1, "true", "", [], 1.0):
         assert outcome(text.flag, value) == "refused: wrong_type"
+    assert outcome(text.flag, None) == "refused: null_not_allowed"
 
 
 class Colour(StrEnum):

@@ -32,7 +32,8 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from savannah.adapters.sql.tables import Instant, Uid, notifications, orders
+from savannah.adapters.sql.column_types import Instant, Uid
+from savannah.adapters.sql.tables import notifications, orders
 from savannah.adapters.sql.transaction import Transaction
 from savannah.application.ports import Reports
 from savannah.domain.customer import CustomerId
