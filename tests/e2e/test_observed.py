@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 
 import httpx
 import pytest
@@ -161,6 +162,18 @@ def test_without_a_collector_the_trace_is_in_the_log_all_the_same(processes, unt
     assert len({line["event"] for line in of_order}) == 3
     assert len({line["trace_id"] for line in of_order}) == 1
     assert re.fullmatch("[0-9a-f]{32}", of_order[0]["trace_id"])
+
+
+def test_a_collector_that_never_answers_holds_up_neither_an_order_nor_the_end(processes):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1",  # so that many calls are left at the end
+        }
+        server = processes.start("serve", "--port", "0", **settings)
+        order(server, log_in(server))
+        server.process.terminate()
+        assert server.process.wait(20) == 0  # the SDK alone would wait half a minute
 
 
 def test_an_error_reaches_sentry_with_its_request_id_and_without_personal_data(processes, until):
