@@ -198,6 +198,15 @@ def test_the_command_of_the_old_service_still_installs() -> None:
     assert rules[0]["http"]["paths"][0]["path"] == "/"
 
 
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql+asyncpg", "postgresql+psycopg2"])
+def test_whatever_address_the_program_takes_the_chart_takes(scheme: str) -> None:
+    values = minimal()
+    values["secrets"]["databaseUrl"] = DATABASE.replace("postgresql", scheme)
+    manifests = render(values)
+    web = pods(manifests)["savannah-microservice-web"]["containers"][0]
+    assert parse(variables(manifests, web)).database_url == DATABASE
+
+
 def test_the_migration_brings_along_all_that_it_needs() -> None:
     """Before an install nothing of the release exists, neither settings nor account."""
     manifests = render(full())
@@ -384,17 +393,34 @@ def test_workers_whose_figures_nobody_may_read_let_nobody_in() -> None:
     ],
 )
 def test_spans_may_leave_to_the_port_of_their_collector(collector: str, port: int) -> None:
-    def ports(part: str, config: Values) -> list[int]:
-        manifests = render(with_redis() | {"config": config})
-        (rule,) = policy(manifests, part)["egress"]
-        return [each["port"] for each in rule["ports"]]
-
     usual = [53, 53, 5432, 6379, 443]
-    told = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
+    told = with_redis() | {"config": {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}}
     for part in ("web", "worker"):
-        assert ports(part, {}) == usual
-        assert ports(part, told) == (usual if port in usual else [*usual, port])
-    assert ports("migrate", told) == usual
+        assert egress_ports(with_redis(), part) == usual
+        assert egress_ports(told, part) == (usual if port in usual else [*usual, port])
+    assert egress_ports(told, "migrate") == [53, 53, 5432]
+
+
+def egress_ports(values: Values, part: str) -> list[int]:
+    (rule,) = policy(render(values), part)["egress"]
+    return [each["port"] for each in rule["ports"]]
+
+
+def test_pods_may_go_to_the_ports_that_their_settings_name() -> None:
+    values = with_redis()
+    values["secrets"] |= {
+        "databaseUrl": "postgresql+psycopg2://u:1,2:3@pooler:6432/savannah?sslmode=require",
+        "databaseReplicaUrls": "postgresql://u:p@one:5433/savannah, postgresql://u:p@two/savannah",
+        "redisUrl": "rediss+cluster://:p,4:5@one:7000,[fd00::7001]:7002/0",
+        "sentryDsn": "https://key@sentry.internal:9000/1",
+    }
+    values["config"] = {"AFRICAS_TALKING_BASE_URL": "http://simulator:9100"}
+    named = {6432, 5433, 7000, 7002, 9000, 9100}
+    for part in ("web", "worker"):
+        assert set(egress_ports(values, part)) == {53, 5432, 6379, 443} | named
+    assert egress_ports(values, "migrate") == [53, 53, 6432]
+    own = values["secrets"] | {"existingSecret": "orders-settings", "existingSecretHasRedis": True}
+    assert egress_ports(values | {"secrets": own}, "migrate") == [53, 53, 5432, 6379, 443]
 
 
 def test_probes_of_the_web_ask_what_the_service_answers(tmp_path: Path) -> None:

@@ -116,23 +116,49 @@ spec:
       interval: {{ .context.Values.serviceMonitor.interval }}
 {{- end -}}
 
+{{/* The port of an address. Arguments: url, its scheme may be missing; usual, where it names none. */}}
+{{- define "savannah.port" -}}
+{{- $server := regexFind "^[^/?#]*" (regexReplaceAll "^[a-z0-9+]+://([^/?#]*@)?" .url "") -}}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $server) | default .usual -}}
+{{- end -}}
+
+{{- define "savannah.webPort" -}}
+{{- include "savannah.port" (dict "url" . "usual" (hasPrefix "http:" . | ternary "80" "443")) -}}
+{{- end -}}
+
 {{/*
-Where a pod may go. Spans leave from the web and worker pods alone, to the port that their setting
-names or implies. Arguments: context, part.
+Where a pod may go: `egressPorts`, and the ports that the settings name, as far as they are known
+here. A migration goes to the database alone. Arguments: context, part.
 */}}
 {{- define "savannah.egress" -}}
+{{- $values := .context.Values -}}
+{{- $secrets := ternary $values.secrets dict (empty $values.secrets.existingSecret) -}}
 {{- $ports := list -}}
-{{- range .context.Values.networkPolicy.egressPorts }}{{ $ports = append $ports (int .) }}{{ end -}}
-{{- $collector := .context.Values.config.OTEL_EXPORTER_OTLP_ENDPOINT | default "" -}}
-{{- if and $collector (ne .part "migrate") -}}
-{{- $url := urlParse $collector -}}
-{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "https" | ternary "443" "80") -}}
-{{- $ports = append $ports (int $port) -}}
+{{- if or (ne .part "migrate") (not $secrets.databaseUrl) -}}
+{{- $ports = $values.networkPolicy.egressPorts -}}
+{{- end -}}
+{{- with $secrets.databaseUrl -}}
+{{- $ports = append $ports (include "savannah.port" (dict "url" . "usual" "5432")) -}}
+{{- end -}}
+{{- if ne .part "migrate" -}}
+{{- range compact (splitList "," ($secrets.databaseReplicaUrls | default "")) -}}
+{{- $ports = append $ports (include "savannah.port" (dict "url" (trim .) "usual" "5432")) -}}
+{{- end -}}
+{{- with $secrets.redisUrl -}}
+{{- range splitList "," (regexReplaceAll "^[a-z0-9+]+://([^/?#]*@)?" . "") -}}
+{{- $ports = append $ports (include "savannah.port" (dict "url" . "usual" "6379")) -}}
+{{- end -}}
+{{- end -}}
+{{- range compact (list $secrets.sentryDsn $values.config.OTEL_EXPORTER_OTLP_ENDPOINT $values.config.AFRICAS_TALKING_BASE_URL) -}}
+{{- $ports = append $ports (include "savannah.webPort" .) -}}
+{{- end -}}
 {{- end -}}
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
-    {{- range $ports | uniq }}
+    {{- $numbers := list -}}
+    {{- range $ports }}{{ $numbers = append $numbers (int .) }}{{ end -}}
+    {{- range $numbers | uniq }}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
 {{- end -}}
