@@ -281,6 +281,8 @@ def _below(cause: TraceContext | None) -> contexts.Context:
 
 def _context_of(span: Span) -> TraceContext:
     found = span.get_span_context()
+    if not found.is_valid:  # OTEL_SDK_DISABLED, a variable of the SDK's own
+        return TraceContext.begin()
     return TraceContext(
         f"{found.trace_id:032x}", f"{found.span_id:016x}", int(found.trace_flags) & 0b11
     )
