@@ -229,6 +229,57 @@ def test_the_migration_brings_along_all_that_it_needs() -> None:
     assert job["spec"]["template"]["spec"]["serviceAccountName"] == "default"
 
 
+def test_a_migration_goes_past_a_pooler() -> None:
+    values = minimal()
+    values["secrets"] |= {
+        "databaseUrl": DATABASE.replace("db.", "pooler.").replace(".com", ".com:6432"),
+        "migrationDatabaseUrl": DATABASE,
+    }
+    manifests = render(values)
+    web, migration = (
+        variables(manifests, pods(manifests)[f"savannah-microservice-{part}"]["containers"][0])
+        for part in ("web", "migrate")
+    )
+    assert migration == web | {"DATABASE_URL": DATABASE}
+    assert web["DATABASE_URL"] == values["secrets"]["databaseUrl"]
+    assert egress_ports(values, "migrate") == [53, 53, 5432]
+
+
+def test_a_migration_past_a_pooler_may_have_a_secret_of_your_own() -> None:
+    values = own_secret()
+    values["secrets"]["existingMigrationSecret"] = "orders-migration"
+    found = {
+        name: source["secretRef"]["name"]
+        for name, pod in pods(render(values)).items()
+        for container in pod["containers"]
+        for source in container.get("envFrom", [])
+        if "secretRef" in source
+    }
+    assert found == {
+        "savannah-microservice-migrate": "orders-migration",
+        "savannah-microservice-web": "orders-settings",
+        "savannah-microservice-worker": "orders-settings",
+    }
+
+
+def test_a_tag_of_digits_alone_stays_as_it_is() -> None:
+    values = minimal()
+    values["image"]["tag"] = 20261123  # as a file of values has it
+    manifests = render(values)
+    for pod in pods(manifests).values():
+        assert [each["image"] for each in pod["containers"]] == ["savannah:20261123"]
+    version = named(manifests, "Service")["metadata"]["labels"]["app.kubernetes.io/version"]
+    assert version == "20261123"
+
+
+def test_a_digest_holds_on_to_one_image_in_every_pod() -> None:
+    digest = f"sha256:{'a' * 64}"
+    values = with_redis()
+    values["image"]["digest"] = digest
+    for pod in pods(render(values)).values():
+        assert [each["image"] for each in pod["containers"]] == [f"savannah:1.0.0@{digest}"]
+
+
 def test_a_secret_of_your_own_is_used_and_none_is_made() -> None:
     manifests = render(own_secret())
     assert [each for each in manifests if each["kind"] == "Secret"] == []
@@ -521,6 +572,8 @@ def test_new_settings_are_new_pods() -> None:
         ("secrets.redisUrl", "http://redis", "redisUrl"),
         ("secrets.secretkey", "typo", "secretkey"),
         ("image.tag", "not a tag", "image"),
+        ("image.digest", "sha256:short", "digest"),
+        ("secrets.migrationDatabaseUrl", "mysql://db/savannah", "migrationDatabaseUrl"),
         ("ingress.hosts", [], "hosts"),
         ("ingress.hosts", [{"host": "https://orders.example.com"}], "hosts"),
         ("web.replicas", -1, "replicas"),

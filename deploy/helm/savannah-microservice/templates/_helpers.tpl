@@ -17,10 +17,16 @@ app.kubernetes.io/name: {{ include "savannah.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* The image's tag. One of digits alone is a number in a file of values, and then a float. */}}
+{{- define "savannah.version" -}}
+{{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
+{{- if kindIs "float64" $tag }}{{ int64 $tag }}{{ else }}{{ $tag }}{{ end -}}
+{{- end -}}
+
 {{- define "savannah.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "savannah.selector" . }}
-app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "savannah.version" . | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
@@ -133,11 +139,15 @@ here. A migration goes to the database alone. Arguments: context, part.
 {{- define "savannah.egress" -}}
 {{- $values := .context.Values -}}
 {{- $secrets := ternary $values.secrets dict (empty $values.secrets.existingSecret) -}}
+{{- $database := $secrets.databaseUrl -}}
+{{- if eq .part "migrate" -}}
+{{- $database = ternary ($secrets.migrationDatabaseUrl | default $database) "" (empty $values.secrets.existingMigrationSecret) -}}
+{{- end -}}
 {{- $ports := list -}}
-{{- if or (ne .part "migrate") (not $secrets.databaseUrl) -}}
+{{- if or (ne .part "migrate") (not $database) -}}
 {{- $ports = $values.networkPolicy.egressPorts -}}
 {{- end -}}
-{{- with $secrets.databaseUrl -}}
+{{- with $database -}}
 {{- $ports = append $ports (include "savannah.port" (dict "url" . "usual" "5432")) -}}
 {{- end -}}
 {{- if ne .part "migrate" -}}
@@ -195,9 +205,13 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
+{{- define "savannah.image" -}}
+{{ .Values.image.repository }}:{{ include "savannah.version" . }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
+{{- end -}}
+
 {{/* What every container of ours has. Arguments: context, config, secret. */}}
 {{- define "savannah.container" -}}
-image: "{{ .context.Values.image.repository }}:{{ .context.Values.image.tag | default .context.Chart.AppVersion }}"
+image: {{ include "savannah.image" .context | quote }}
 imagePullPolicy: {{ .context.Values.image.pullPolicy }}
 envFrom:
   - configMapRef:
