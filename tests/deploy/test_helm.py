@@ -20,7 +20,7 @@ import servers
 from savannah.adapters.sql import migrate
 from savannah.entrypoints.cli import parser
 from savannah.entrypoints.production import unsafe
-from savannah.entrypoints.settings import known_variables, parse
+from savannah.entrypoints.settings import Settings, known_variables, parse
 
 CHART: Final = fresh_debian.ROOT / "deploy/helm/savannah-microservice"
 # From the oldest that the chart admits to the newest there are schemas of.
@@ -205,6 +205,24 @@ def test_whatever_address_the_program_takes_the_chart_takes(scheme: str) -> None
     manifests = render(values)
     web = pods(manifests)["savannah-microservice-web"]["containers"][0]
     assert parse(variables(manifests, web)).database_url == DATABASE
+
+
+def test_a_wildcard_of_the_ingress_is_one_that_the_program_takes() -> None:
+    values = minimal()
+    values["ingress"]["hosts"] = [{"host": "*.example.com"}]
+    with pytest.raises(helm.HelmError, match=r"config\.PUBLIC_URL"):
+        render(values)
+
+    def taken(more: Values) -> Settings:
+        manifests = render(values | more)
+        web = pods(manifests)["savannah-microservice-web"]["containers"][0]
+        return parse(variables(manifests, web))
+
+    named = taken({"config": {"PUBLIC_URL": "https://orders.example.com"}})
+    assert (named.hosts, named.public_url) == ((".example.com",), "https://orders.example.com")
+    values["ingress"]["hosts"] += [{"host": "desk.example.org"}]
+    assert taken({}).hosts == (".example.com", "desk.example.org")
+    assert taken({}).public_url == "https://desk.example.org"
 
 
 def test_the_migration_brings_along_all_that_it_needs() -> None:

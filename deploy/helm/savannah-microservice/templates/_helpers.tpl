@@ -58,13 +58,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and (include "savannah.sends" .) (include "savannah.hasRedis" .) -}}true{{- end -}}
 {{- end -}}
 
+{{/* The address callers use: as `config` says, or of the first host that is no wildcard. */}}
+{{- define "savannah.publicUrl" -}}
+{{- $url := .Values.config.PUBLIC_URL | default "" -}}
+{{- range .Values.ingress.hosts -}}
+{{- if not (or $url (hasPrefix "*" .host)) }}{{ $url = printf "https://%s" .host }}{{ end -}}
+{{- end -}}
+{{- required "config.PUBLIC_URL must be set where every one of ingress.hosts is a wildcard" $url -}}
+{{- end -}}
+
 {{/* Settings that are no secrets: what the ingress implies, and what `config` says. */}}
 {{- define "savannah.config" -}}
 {{- $hosts := list -}}
-{{- range .Values.ingress.hosts }}{{ $hosts = append $hosts .host }}{{ end -}}
+{{- range .Values.ingress.hosts }}{{ $hosts = append $hosts (trimPrefix "*" .host) }}{{ end -}}
 {{- $defaults := dict
   "ALLOWED_HOSTS" (join "," $hosts)
-  "PUBLIC_URL" (printf "https://%s" (first $hosts))
+  "PUBLIC_URL" (include "savannah.publicUrl" .)
   "TRUSTED_PROXIES" (join "," .Values.trustedProxies) -}}
 {{- range $name, $value := merge (deepCopy .Values.config) $defaults }}
 {{ $name }}: {{ kindIs "float64" $value | ternary (int64 $value) $value | toString | quote }}
