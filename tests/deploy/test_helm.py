@@ -131,7 +131,7 @@ def variables(manifests: list[Manifest], container: Manifest) -> dict[str, str]:
                     if each["kind"] == kind and each["metadata"]["name"] == name
                 ]
                 given |= found[0]
-    return given
+    return given | {each["name"]: each["value"] for each in container.get("env", [])}
 
 
 @case
@@ -288,6 +288,27 @@ def test_a_tag_of_digits_alone_stays_as_it_is() -> None:
         assert [each["image"] for each in pod["containers"]] == ["savannah:20261123"]
     version = named(manifests, "Service")["metadata"]["labels"]["app.kubernetes.io/version"]
     assert version == "20261123"
+
+
+def test_texts_wait_for_no_workers_that_there_are_not() -> None:
+    """Whoever has a Redis in a Secret of their own, and did not say so."""
+    values = own_secret()
+    values["secrets"]["existingSecretHasRedis"] = False
+    containers = {name: pod["containers"][0] for name, pod in pods(render(values)).items()}
+    assert "savannah-microservice-worker" not in containers
+    web = containers["savannah-microservice-web"]
+    own = {
+        "SECRET_KEY": SECRET,
+        "DATABASE_URL": DATABASE,
+        "REDIS_URL": "redis://redis:6379/0",
+        "AFRICAS_TALKING_API_KEY": "atsk_1",
+    }
+    given = own | {each["name"]: each["value"] for each in web["env"]}
+    assert parse(own).has_workers
+    assert not parse(given).has_workers
+    assert "--no-worker" not in web["args"]
+    values["secrets"]["existingSecretHasRedis"] = True
+    assert "env" not in pods(render(values))["savannah-microservice-web"]["containers"][0]
 
 
 def test_a_digest_holds_on_to_one_image_in_every_pod() -> None:

@@ -227,6 +227,11 @@ envFrom:
       name: {{ .config }}
   - secretRef:
       name: {{ .secret }}
+{{- if not (include "savannah.hasRedis" .context) }}
+env:
+  # Not one of a Secret of yours either: jobs there would wait for workers that there are not.
+  - {name: REDIS_URL, value: ""}
+{{- end }}
 securityContext:
   {{- include "savannah.containerSecurity" .context | nindent 2 }}
 volumeMounts:
