@@ -416,6 +416,9 @@ def test_a_database_that_is_none_is_named_without_its_password(processes):
     done = processes.run("import-django", "--database-url", "mysql://u:hunter2@db/x")
     assert done.returncode == 2
     assert "--database-url must be postgresql://" in done.stderr
+    odd = processes.run("import-django", "--database-url", "postgresql://db/x?connect_timeout=5")
+    assert odd.returncode == 2
+    assert "--database-url may have these parameters and no others: host," in odd.stderr
     away = processes.run("import-django", "--database-url", "postgresql://u:hunter2@127.0.0.1:1/x")
     assert away.returncode == 1
     assert "The Django database cannot be read" in away.stderr

@@ -15,7 +15,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final, Generic, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 from zoneinfo import ZoneInfo
 
 from savannah.domain.notification import COST_UNITS
@@ -27,6 +27,11 @@ E = TypeVar("E", bound=StrEnum)
 
 Problem = tuple[str, str]  # a variable's name and the rule it breaks
 
+# What asyncpg does not know of libpq's words would go to the server, which refuses it.
+# Source: https://www.postgresql.org/docs/current/libpq-connect.html
+_SERVER_FILES: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
+_SERVER_OPTIONS: Final = _SERVER_FILES | {"host", "port", "sslmode", "target_session_attrs"}
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _LONGEST_S: Final = 366 * 86_400
 _TRUTH: Final = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
     ("false", "0", "no", "off"), False
@@ -198,7 +203,30 @@ def _server_url(raw: str) -> str:
     _ = url.port  # raises for one that is no number
     if match is None or not url.path.strip("/") or not (url.hostname or "host=" in url.query):
         raise ValueError
-    return f"postgresql{match[1]}"
+    if not url.query:
+        return f"postgresql{match[1]}"
+    # asyncpg and its friends say `ssl`.
+    options = {
+        "sslmode" if name == "ssl" else name: value
+        for name, value in parse_qsl(url.query, strict_parsing=True)
+    }
+    _check_server_options(options)
+    address = match[1].partition("?")[0]
+    return f"postgresql{address}?{urlencode(options, safe='/:')}"
+
+
+def _check_server_options(options: Mapping[str, str]) -> None:
+    if not set(options) <= _SERVER_OPTIONS:
+        known = ", ".join(sorted(_SERVER_OPTIONS))
+        raise Refusal(f"may have these parameters and no others: {known}")
+    mode = options.get("sslmode", "prefer")
+    if mode not in _SSL_MODES:
+        raise Refusal(f"must have one of these as sslmode: {', '.join(_SSL_MODES)}")
+    if mode.startswith("verify") and "sslrootcert" not in options:
+        raise Refusal(f"must name a file of certificates as sslrootcert, for sslmode={mode}")
+    for name in _SERVER_FILES & set(options):
+        if not Path(options[name]).is_file():
+            raise Refusal(f"must name a file that is there as {name}")
 
 
 def _database_url(raw: str) -> str:
