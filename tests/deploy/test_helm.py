@@ -311,6 +311,18 @@ def test_texts_wait_for_no_workers_that_there_are_not() -> None:
     assert "env" not in pods(render(values))["savannah-microservice-web"]["containers"][0]
 
 
+def test_certificates_of_authorities_are_files_of_every_pod_that_connects() -> None:
+    for name, pod in pods(render(full())).items():
+        if name.endswith("-test"):
+            continue
+        (volume,) = (each for each in pod["volumes"] if "configMap" in each)
+        assert volume["configMap"] == {"name": "orders-authorities"}
+        (mount,) = (
+            each for each in pod["containers"][0]["volumeMounts"] if each["name"] == volume["name"]
+        )
+        assert (mount["mountPath"], mount["readOnly"]) == ("/etc/savannah/authorities", True)
+
+
 def test_a_digest_holds_on_to_one_image_in_every_pod() -> None:
     digest = f"sha256:{'a' * 64}"
     values = with_redis()

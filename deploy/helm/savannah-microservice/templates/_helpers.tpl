@@ -239,6 +239,11 @@ volumeMounts:
     mountPath: /tmp
   - name: data
     mountPath: /var/lib/savannah
+{{- if .context.Values.authorities.configMap }}
+  - name: authorities
+    mountPath: /etc/savannah/authorities
+    readOnly: true
+{{- end }}
 {{- end -}}
 
 {{- define "savannah.volumes" -}}
@@ -249,6 +254,11 @@ volumeMounts:
 - name: data
   emptyDir:
     sizeLimit: 16Mi
+{{- with .Values.authorities.configMap }}
+- name: authorities
+  configMap:
+    name: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* What every pod of ours has. Arguments: context, part, serviceAccount. */}}
