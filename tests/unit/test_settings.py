@@ -279,7 +279,7 @@ def test_a_database_url_without_its_parts_is_refused(typed):
         "redis://localhost",
         "rediss://user:pass@cache.example.com:6380/2",
         "redis+cluster://a:7000,b:7000,[::1]:7000",
-        "rediss+cluster://:p,a:s@[::1]:7000,b/0?ssl_ca_certs=/etc/ca.pem",
+        f"rediss+cluster://:p,a:s@[::1]:7000,b/0?ssl_ca_certs={__file__}",
     ],
 )
 def test_workers_carry_jobs_only_where_the_database_is_a_server_too(typed):
@@ -304,6 +304,23 @@ def test_workers_carry_jobs_only_where_the_database_is_a_server_too(typed):
 )
 def test_several_hosts_are_a_cluster_only_where_it_is_said_and_each_has_to_be_one(typed):
     assert set(problems_of(REDIS_URL=typed)) == {"REDIS_URL"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "rule"),
+    [
+        ("rediss://a?ssl_cert_reqs=none", "may have these parameters and no others: ssl_ca_certs,"),
+        ("redis://a/0?socket_timeout=5", "may have these parameters and no others"),
+        ("rediss://a?ssl_ca_certs=/nowhere", "must name a file that is there as ssl_ca_certs"),
+        (f"redis://a?ssl_ca_certs={__file__}", "must begin with rediss"),
+        ("rediss://a?ssl_ca_certs", "must be redis://"),
+    ],
+)
+def test_what_an_address_of_redis_asks_is_understood_or_refused(typed, rule):
+    """Nobody switches the verifying of certificates off by it, or ends the program."""
+    problems = problems_of(REDIS_URL=typed)
+    assert set(problems) == {"REDIS_URL"}
+    assert problems["REDIS_URL"].startswith(rule)
 
 
 def test_production_without_a_secret_key_is_refused():
