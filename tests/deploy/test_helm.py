@@ -20,7 +20,7 @@ import servers
 from savannah.adapters.sql import migrate
 from savannah.entrypoints.cli import parser
 from savannah.entrypoints.production import unsafe
-from savannah.entrypoints.settings import known_variables, parse
+from savannah.entrypoints.settings import Settings, known_variables, parse
 
 CHART: Final = fresh_debian.ROOT / "deploy/helm/savannah-microservice"
 # From the oldest that the chart admits to the newest there are schemas of.
@@ -131,7 +131,7 @@ def variables(manifests: list[Manifest], container: Manifest) -> dict[str, str]:
                     if each["kind"] == kind and each["metadata"]["name"] == name
                 ]
                 given |= found[0]
-    return given
+    return given | {each["name"]: each["value"] for each in container.get("env", [])}
 
 
 @case
@@ -198,6 +198,33 @@ def test_the_command_of_the_old_service_still_installs() -> None:
     assert rules[0]["http"]["paths"][0]["path"] == "/"
 
 
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql+asyncpg", "postgresql+psycopg2"])
+def test_whatever_address_the_program_takes_the_chart_takes(scheme: str) -> None:
+    values = minimal()
+    values["secrets"]["databaseUrl"] = DATABASE.replace("postgresql", scheme)
+    manifests = render(values)
+    web = pods(manifests)["savannah-microservice-web"]["containers"][0]
+    assert parse(variables(manifests, web)).database_url == DATABASE
+
+
+def test_a_wildcard_of_the_ingress_is_one_that_the_program_takes() -> None:
+    values = minimal()
+    values["ingress"]["hosts"] = [{"host": "*.example.com"}]
+    with pytest.raises(helm.HelmError, match=r"config\.PUBLIC_URL"):
+        render(values)
+
+    def taken(more: Values) -> Settings:
+        manifests = render(values | more)
+        web = pods(manifests)["savannah-microservice-web"]["containers"][0]
+        return parse(variables(manifests, web))
+
+    named = taken({"config": {"PUBLIC_URL": "https://orders.example.com"}})
+    assert (named.hosts, named.public_url) == ((".example.com",), "https://orders.example.com")
+    values["ingress"]["hosts"] += [{"host": "desk.example.org"}]
+    assert taken({}).hosts == (".example.com", "desk.example.org")
+    assert taken({}).public_url == "https://desk.example.org"
+
+
 def test_the_migration_brings_along_all_that_it_needs() -> None:
     """Before an install nothing of the release exists, neither settings nor account."""
     manifests = render(full())
@@ -218,6 +245,90 @@ def test_the_migration_brings_along_all_that_it_needs() -> None:
         assert earlier["helm.sh/hook"] == hook["helm.sh/hook"]
         assert int(earlier["helm.sh/hook-weight"]) < int(hook["helm.sh/hook-weight"])
     assert job["spec"]["template"]["spec"]["serviceAccountName"] == "default"
+
+
+def test_a_migration_goes_past_a_pooler() -> None:
+    values = minimal()
+    values["secrets"] |= {
+        "databaseUrl": DATABASE.replace("db.", "pooler.").replace(".com", ".com:6432"),
+        "migrationDatabaseUrl": DATABASE,
+    }
+    manifests = render(values)
+    web, migration = (
+        variables(manifests, pods(manifests)[f"savannah-microservice-{part}"]["containers"][0])
+        for part in ("web", "migrate")
+    )
+    assert migration == web | {"DATABASE_URL": DATABASE}
+    assert web["DATABASE_URL"] == values["secrets"]["databaseUrl"]
+    assert egress_ports(values, "migrate") == [53, 53, 5432]
+
+
+def test_a_migration_past_a_pooler_may_have_a_secret_of_your_own() -> None:
+    values = own_secret()
+    values["secrets"]["existingMigrationSecret"] = "orders-migration"
+    found = {
+        name: source["secretRef"]["name"]
+        for name, pod in pods(render(values)).items()
+        for container in pod["containers"]
+        for source in container.get("envFrom", [])
+        if "secretRef" in source
+    }
+    assert found == {
+        "savannah-microservice-migrate": "orders-migration",
+        "savannah-microservice-web": "orders-settings",
+        "savannah-microservice-worker": "orders-settings",
+    }
+
+
+def test_a_tag_of_digits_alone_stays_as_it_is() -> None:
+    values = minimal()
+    values["image"]["tag"] = 20261123  # as a file of values has it
+    manifests = render(values)
+    for pod in pods(manifests).values():
+        assert [each["image"] for each in pod["containers"]] == ["savannah:20261123"]
+    version = named(manifests, "Service")["metadata"]["labels"]["app.kubernetes.io/version"]
+    assert version == "20261123"
+
+
+def test_texts_wait_for_no_workers_that_there_are_not() -> None:
+    """Whoever has a Redis in a Secret of their own, and did not say so."""
+    values = own_secret()
+    values["secrets"]["existingSecretHasRedis"] = False
+    containers = {name: pod["containers"][0] for name, pod in pods(render(values)).items()}
+    assert "savannah-microservice-worker" not in containers
+    web = containers["savannah-microservice-web"]
+    own = {
+        "SECRET_KEY": SECRET,
+        "DATABASE_URL": DATABASE,
+        "REDIS_URL": "redis://redis:6379/0",
+        "AFRICAS_TALKING_API_KEY": "atsk_1",
+    }
+    given = own | {each["name"]: each["value"] for each in web["env"]}
+    assert parse(own).has_workers
+    assert not parse(given).has_workers
+    assert "--no-worker" not in web["args"]
+    values["secrets"]["existingSecretHasRedis"] = True
+    assert "env" not in pods(render(values))["savannah-microservice-web"]["containers"][0]
+
+
+def test_certificates_of_authorities_are_files_of_every_pod_that_connects() -> None:
+    for name, pod in pods(render(full())).items():
+        if name.endswith("-test"):
+            continue
+        (volume,) = (each for each in pod["volumes"] if "configMap" in each)
+        assert volume["configMap"] == {"name": "orders-authorities"}
+        (mount,) = (
+            each for each in pod["containers"][0]["volumeMounts"] if each["name"] == volume["name"]
+        )
+        assert (mount["mountPath"], mount["readOnly"]) == ("/etc/savannah/authorities", True)
+
+
+def test_a_digest_holds_on_to_one_image_in_every_pod() -> None:
+    digest = f"sha256:{'a' * 64}"
+    values = with_redis()
+    values["image"]["digest"] = digest
+    for pod in pods(render(values)).values():
+        assert [each["image"] for each in pod["containers"]] == [f"savannah:1.0.0@{digest}"]
 
 
 def test_a_secret_of_your_own_is_used_and_none_is_made() -> None:
@@ -384,17 +495,34 @@ def test_workers_whose_figures_nobody_may_read_let_nobody_in() -> None:
     ],
 )
 def test_spans_may_leave_to_the_port_of_their_collector(collector: str, port: int) -> None:
-    def ports(part: str, config: Values) -> list[int]:
-        manifests = render(with_redis() | {"config": config})
-        (rule,) = policy(manifests, part)["egress"]
-        return [each["port"] for each in rule["ports"]]
-
     usual = [53, 53, 5432, 6379, 443]
-    told = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
+    told = with_redis() | {"config": {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}}
     for part in ("web", "worker"):
-        assert ports(part, {}) == usual
-        assert ports(part, told) == (usual if port in usual else [*usual, port])
-    assert ports("migrate", told) == usual
+        assert egress_ports(with_redis(), part) == usual
+        assert egress_ports(told, part) == (usual if port in usual else [*usual, port])
+    assert egress_ports(told, "migrate") == [53, 53, 5432]
+
+
+def egress_ports(values: Values, part: str) -> list[int]:
+    (rule,) = policy(render(values), part)["egress"]
+    return [each["port"] for each in rule["ports"]]
+
+
+def test_pods_may_go_to_the_ports_that_their_settings_name() -> None:
+    values = with_redis()
+    values["secrets"] |= {
+        "databaseUrl": "postgresql+psycopg2://u:1,2:3@pooler:6432/savannah?sslmode=require",
+        "databaseReplicaUrls": "postgresql://u:p@one:5433/savannah, postgresql://u:p@two/savannah",
+        "redisUrl": "rediss+cluster://:p,4:5@one:7000,[fd00::7001]:7002/0",
+        "sentryDsn": "https://key@sentry.internal:9000/1",
+    }
+    values["config"] = {"AFRICAS_TALKING_BASE_URL": "http://simulator:9100"}
+    named = {6432, 5433, 7000, 7002, 9000, 9100}
+    for part in ("web", "worker"):
+        assert set(egress_ports(values, part)) == {53, 5432, 6379, 443} | named
+    assert egress_ports(values, "migrate") == [53, 53, 6432]
+    own = values["secrets"] | {"existingSecret": "orders-settings", "existingSecretHasRedis": True}
+    assert egress_ports(values | {"secrets": own}, "migrate") == [53, 53, 5432, 6379, 443]
 
 
 def test_probes_of_the_web_ask_what_the_service_answers(tmp_path: Path) -> None:
@@ -495,6 +623,8 @@ def test_new_settings_are_new_pods() -> None:
         ("secrets.redisUrl", "http://redis", "redisUrl"),
         ("secrets.secretkey", "typo", "secretkey"),
         ("image.tag", "not a tag", "image"),
+        ("image.digest", "sha256:short", "digest"),
+        ("secrets.migrationDatabaseUrl", "mysql://db/savannah", "migrationDatabaseUrl"),
         ("ingress.hosts", [], "hosts"),
         ("ingress.hosts", [{"host": "https://orders.example.com"}], "hosts"),
         ("web.replicas", -1, "replicas"),

@@ -28,8 +28,8 @@ def test_an_operator_looks_after_apps_and_accounts(processes):
 
     running = processes.start("serve", "--port", "0")
 
-    def log_in(secret, username="boss"):
-        body = {"username": username, "password": "securepassword123", "client_id": client_id}
+    def log_in(secret, username="boss", password="securepassword123"):
+        body = {"username": username, "password": password, "client_id": client_id}
         return running.client.post("/api/auth/login/", json={**body, "client_secret": secret})
 
     assert [log_in(secret).status_code for secret in (first, second)] == [200, 200]
@@ -48,6 +48,11 @@ def test_an_operator_looks_after_apps_and_accounts(processes):
     assert processes.run("users", "set-role", "chief", "viewer").returncode == 0
     assert re.search(r"^chief +viewer +yes ", processes.run("users", "list").stdout, re.MULTILINE)
 
+    reset = processes.run("users", "reset-password", "chief").stdout
+    given = re.fullmatch(r"The password of chief is (\w{20}) until they change it\.\n", reset)[1]
+    assert log_in(second, "chief").status_code == 401
+    assert log_in(second, "chief", given).status_code == 200
+
     assert processes.run("apps", "disable", client_id).returncode == 0
     assert log_in(second).status_code == 401
     assert processes.run("apps", "enable", client_id).returncode == 0
@@ -57,3 +62,4 @@ def test_an_operator_looks_after_apps_and_accounts(processes):
     log = running.log.read_text()
     assert first not in log
     assert second not in log
+    assert given not in log

@@ -65,7 +65,9 @@ USERS = [
     (4, "gone", "gone-long-ago-9", "gone@example.com", False, False, False),
     (5, "x", "too-short-a-name-5", "x@example.com", False, False, True),  # three letters at least
     (6, "double", "the-same-address-6", "BOSS@example.com", False, False, True),
+    (7, "scrypted", None, "", False, False, True),
 ]
+SCRYPT = "scrypt$16384$c2VhIHNhbHQ$8$1$c29tZSBieXRlcw=="
 APPS = [
     # client_id, secret, type, grant, redirect URIs
     ("till-app", "plain-secret-of-old", "confidential", "password", ""),
@@ -98,9 +100,11 @@ ORDERS = [
     (7, 1, "Free", "0.00", 1, "pending"),
     (8, 1, "Strange", "1.00", 1, "lost in space"),
 ]
+NOTES = "Call first.\r\nGate is blue."  # as a browser sends what was typed on two lines
 BAD = {
     "auth_user 5: username too_short",
     "auth_user 6: email email_taken",
+    "auth_user 7: password invalid_format",
     "oauth2_provider_application 5: authorization_grant_type invalid_choice",
     "customers_customer 3: phone_number invalid_phone",
     "customers_customer 4: email email_taken",
@@ -119,7 +123,17 @@ def rows(more=0):
             "last_name, last_login, date_joined"
         ),
         [
-            (id_, name, django_hash(password), email, *flags, "Jane", "", None, AT)
+            (
+                id_,
+                name,
+                SCRYPT if password is None else django_hash(password),
+                email,
+                *flags,
+                "Jane",
+                "",
+                None,
+                AT,
+            )
             for id_, name, password, email, *flags in USERS
         ],
     )
@@ -146,7 +160,7 @@ def rows(more=0):
     yield (
         "orders_order",
         "id, customer_id, item, amount, quantity, status, notes, created_at, updated_at",
-        [(*each[:3], Decimal(each[3]), *each[4:], "", AT, AT) for each in ORDERS]
+        [(*each[:3], Decimal(each[3]), *each[4:], NOTES, AT, AT) for each in ORDERS]
         + [
             (100 + n, 100 + n, "Lamp", Decimal("10.10"), 1, "delivered", "", AT, AT)
             for n in range(more)
@@ -232,7 +246,7 @@ def test_everything_that_keeps_the_rules_comes_over_and_works(processes, old, un
     assert len(bad) == len(BAD)
     # read, imported, there already, bad
     assert numbers == {
-        "users": (6, 4, 0, 2),
+        "users": (7, 4, 0, 3),
         "apps": (5, 4, 0, 1),
         "customers": (4, 2, 0, 2),
         "orders": (8, 5, 0, 3),
@@ -242,7 +256,7 @@ def test_everything_that_keeps_the_rules_comes_over_and_works(processes, old, un
 
     again = processes.run("import-django", "--database-url", url)
     assert told(again)[1]["orders"] == (8, 0, 5, 3)
-    assert told(again)[1]["users"] == (6, 0, 4, 2)
+    assert told(again)[1]["users"] == (7, 0, 4, 3)
 
     server = processes.start("serve", "--port", "0")
     app = {"client_id": "till-app", "client_secret": "plain-secret-of-old"}
@@ -284,6 +298,7 @@ def test_everything_that_keeps_the_rules_comes_over_and_works(processes, old, un
         "Sofa": ("cancelled", "100.00"),
     }
     assert {each["sms"]["status"] for each in orders.values()} == {"skipped"}
+    assert {each["notes"] for each in orders.values()} == {"Call first.\nGate is blue."}
 
     # They are orders like any other: they move on, and that is told.
     path = f"/api/orders/{orders['Lamp']['id']}/"
@@ -401,6 +416,9 @@ def test_a_database_that_is_none_is_named_without_its_password(processes):
     done = processes.run("import-django", "--database-url", "mysql://u:hunter2@db/x")
     assert done.returncode == 2
     assert "--database-url must be postgresql://" in done.stderr
+    odd = processes.run("import-django", "--database-url", "postgresql://db/x?connect_timeout=5")
+    assert odd.returncode == 2
+    assert "--database-url may have these parameters and no others: host," in odd.stderr
     away = processes.run("import-django", "--database-url", "postgresql://u:hunter2@127.0.0.1:1/x")
     assert away.returncode == 1
     assert "The Django database cannot be read" in away.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 
 import httpx
 import pytest
@@ -152,15 +153,32 @@ def test_a_trace_goes_from_the_request_to_the_report_through_every_process(  # n
     assert re.search(rf"{PHONE[1:]}|{ITEM}", web.log.read_text()) is None
 
 
-def test_without_a_collector_the_trace_is_in_the_log_all_the_same(processes, until):
-    server = processes.start("serve", "--port", "0")
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"}],
+    ids=["unset", "disabled"],
+)
+def test_without_a_collector_the_trace_is_in_the_log_all_the_same(processes, until, settings):
+    server = processes.start("serve", "--port", "0", **settings)
     headers = log_in(server)
     made = order(server, headers, **{"X-Request-ID": REQUEST_ID, "traceparent": "nonsense"})
     until(lambda: sms_status(server, headers, made) == "delivered")
     of_order = [line for line in lines(server) if line["request_id"] == REQUEST_ID]
     assert len({line["event"] for line in of_order}) == 3
     assert len({line["trace_id"] for line in of_order}) == 1
-    assert re.fullmatch("[0-9a-f]{32}", of_order[0]["trace_id"])
+    assert re.fullmatch("(?!0{32})[0-9a-f]{32}", of_order[0]["trace_id"])
+
+
+def test_a_collector_that_never_answers_holds_up_neither_an_order_nor_the_end(processes):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1",  # so that many calls are left at the end
+        }
+        server = processes.start("serve", "--port", "0", **settings)
+        order(server, log_in(server))
+        server.process.terminate()
+        assert server.process.wait(20) == 0  # the SDK alone would wait half a minute
 
 
 def test_an_error_reaches_sentry_with_its_request_id_and_without_personal_data(processes, until):

@@ -1,11 +1,13 @@
 """What a Postgres that stops, hangs or is fought over does to units of work."""
 
 import asyncio
+import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -13,6 +15,7 @@ import pytest
 from sqlalchemy import text
 
 import servers
+from certificates import Authority
 from savannah import Caller, MemoryGateway, Savannah, in_memory
 from savannah.adapters.sql import SqlStorage, migrate
 from savannah.adapters.sql.transaction import StatementRefused
@@ -387,6 +390,55 @@ def test_the_ssl_mode_of_libpq_is_understood(url):
         async with opened(f"{url}?sslmode=require") as storage:
             with pytest.raises(Unavailable):
                 await storage.ping()
+
+    told(story)
+
+
+@asynccontextmanager
+async def in_tls(target: int, certificate: Path, key: Path) -> AsyncIterator[int]:
+    """A port that speaks TLS as Postgres does, with a server behind it that may know none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readexactly(8)  # an SSLRequest
+            writer.write(b"S")
+            await writer.start_tls(context)
+            onward = await asyncio.open_connection("127.0.0.1", target)
+            await asyncio.gather(copy(reader, onward[1]), copy(onward[0], writer))
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+
+
+def test_a_server_is_known_by_the_certificate_that_its_address_names(server, url, tmp_path):
+    authority, another = (Authority(tmp_path, name) for name in ("authority", "another"))
+    certificate, key = authority.issue("localhost")
+
+    async def story() -> None:
+        async with in_tls(server.port, certificate, key) as port:
+            there = url.replace(f":{server.port}/", f":{port}/")
+            known = f"{there}?sslmode=verify-full&sslrootcert={authority.file}"
+            async with opened(known) as storage:
+                await storage.ping()
+            for stranger in (
+                f"{there}?sslmode=verify-full&sslrootcert={another.file}",
+                known.replace("127.0.0.1", "127.0.0.2"),
+            ):
+                async with opened(stranger) as storage:
+                    with pytest.raises(Unavailable):
+                        await storage.ping()
 
     told(story)
 

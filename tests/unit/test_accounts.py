@@ -239,6 +239,29 @@ def test_a_new_password_ends_every_login_of_the_person_and_no_other(play: Play) 
     play(scene)
 
 
+def test_the_operator_gives_a_new_password_to_whoever_has_none_that_works(play: Play) -> None:
+    async def scene(office: Office) -> None:
+        client, secret = await office.app()
+        await office.john()
+        lost = await office.login(client, secret)
+        user, password = await office.accounts.reset_password("JOHN@example.com")
+        assert isinstance(
+            await refusal(office.logins.authenticate(lost.access_token)), TokenRevoked
+        )
+        assert isinstance(await refusal(office.login(client, secret)), InvalidCredentials)
+        await office.login(client, secret, password=password)
+        [event] = [
+            event
+            for event in await office.events("user", user.id)
+            if event.action == "user.password_reset"
+        ]
+        assert (event.actor, event.data) == ("operator", {})
+        refused = await refusal(office.accounts.reset_password("nobody"))
+        assert isinstance(refused, NotFound)
+
+    play(scene)
+
+
 def test_every_problem_of_a_password_change_comes_together(play: Play) -> None:
     async def scene(office: Office) -> None:
         login, john = await office.at_work()

@@ -92,6 +92,11 @@ def test_an_empty_variable_counts_as_unset():
         ),
         ("postgresql+psycopg2://u@[::1]/d", "postgresql://u@[::1]/d"),
         ("postgresql:///d?host=/run/postgresql", "postgresql:///d?host=/run/postgresql"),
+        ("postgresql+asyncpg://u@h/d?ssl=require", "postgresql://u@h/d?sslmode=require"),
+        (
+            f"postgres://u@h/d?sslmode=verify-full&sslrootcert={__file__}",
+            f"postgresql://u@h/d?sslmode=verify-full&sslrootcert={__file__}",
+        ),
         ("sqlite:////srv/desk.db", "sqlite:////srv/desk.db"),
         ("sqlite+aiosqlite:////srv/desk.db", "sqlite:////srv/desk.db"),
         ("sqlite:///desk.db", f"sqlite:///{Path.cwd()}/desk.db"),
@@ -99,6 +104,26 @@ def test_an_empty_variable_counts_as_unset():
 )
 def test_every_form_of_a_database_url_is_understood(typed, url):
     assert parse({"DATABASE_URL": typed, "SECRET_KEY": KEY}).database_url == url
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rule"),
+    [
+        ("connect_timeout=5", "may have these parameters and no others: host, port, sslcert,"),
+        ("sslmode=require&channel_binding=require", "may have these parameters and no others"),
+        ("sslmode=on", "must have one of these as sslmode: disable,"),
+        ("sslmode=verify-full", "must name a file of certificates as sslrootcert"),
+        ("sslmode=verify-ca&sslrootcert=/nowhere", "must name a file that is there as sslroot"),
+        ("sslmode", "must be postgresql://"),
+    ],
+)
+def test_what_an_address_asks_of_the_connection_is_understood_or_refused(parameters, rule):
+    """It came out at the first connection, as a traceback."""
+    url = f"postgresql://u:hunter2@db.example.com/d?{parameters}"
+    for name in ("DATABASE_URL", "DATABASE_REPLICA_URLS"):
+        problems = problems_of(**{"DATABASE_URL": SERVER, "SECRET_KEY": KEY, name: url})
+        assert set(problems) == {name}
+        assert problems[name].startswith(rule)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +279,7 @@ def test_a_database_url_without_its_parts_is_refused(typed):
         "redis://localhost",
         "rediss://user:pass@cache.example.com:6380/2",
         "redis+cluster://a:7000,b:7000,[::1]:7000",
-        "rediss+cluster://:p,a:s@[::1]:7000,b/0?ssl_ca_certs=/etc/ca.pem",
+        f"rediss+cluster://:p,a:s@[::1]:7000,b/0?ssl_ca_certs={__file__}",
     ],
 )
 def test_workers_carry_jobs_only_where_the_database_is_a_server_too(typed):
@@ -279,6 +304,23 @@ def test_workers_carry_jobs_only_where_the_database_is_a_server_too(typed):
 )
 def test_several_hosts_are_a_cluster_only_where_it_is_said_and_each_has_to_be_one(typed):
     assert set(problems_of(REDIS_URL=typed)) == {"REDIS_URL"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "rule"),
+    [
+        ("rediss://a?ssl_cert_reqs=none", "may have these parameters and no others: ssl_ca_certs,"),
+        ("redis://a/0?socket_timeout=5", "may have these parameters and no others"),
+        ("rediss://a?ssl_ca_certs=/nowhere", "must name a file that is there as ssl_ca_certs"),
+        (f"redis://a?ssl_ca_certs={__file__}", "must begin with rediss"),
+        ("rediss://a?ssl_ca_certs", "must be redis://"),
+    ],
+)
+def test_what_an_address_of_redis_asks_is_understood_or_refused(typed, rule):
+    """Nobody switches the verifying of certificates off by it, or ends the program."""
+    problems = problems_of(REDIS_URL=typed)
+    assert set(problems) == {"REDIS_URL"}
+    assert problems["REDIS_URL"].startswith(rule)
 
 
 def test_production_without_a_secret_key_is_refused():
@@ -355,7 +397,7 @@ def test_what_is_unsafe_in_production_is_named(change, name):
         {"DATABASE_URL": "postgresql://u@[::1]/d"},
         {"DATABASE_URL": "postgresql:///d?host=/run/postgresql"},
         {"DATABASE_URL": "postgresql://u@postgres:5432/d"},  # of a network of containers
-        {"DATABASE_URL": SERVER.replace("require", "verify-full")},
+        {"DATABASE_URL": SERVER.replace("require", f"verify-full&sslrootcert={__file__}")},
         {"DATABASE_URL": "sqlite:////srv/desk.db", "DEBUG": "false"},
         {"TRUSTED_PROXIES": "10.0.0.0/8,192.168.1.7/32,fd00::/8"},
         {"CORS_ALLOWED_ORIGINS": "https://shop.example.com"},

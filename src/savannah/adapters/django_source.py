@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from sqlalchemy import (
     Connection,
@@ -74,15 +75,16 @@ class DjangoSource:
             self._engine = create_engine(parsed, poolclass=NullPool, hide_parameters=True)
             event.listen(self._engine, "connect", _only_read)
         else:
-            mode = parsed.query.get("sslmode")
-            if mode is not None:  # asyncpg spells it differently
-                parsed = parsed.difference_update_query(["sslmode"])
-                parsed = parsed.update_query_dict({"ssl": mode})
+            # libpq's words in it, such as `sslmode`, asyncpg reads itself.
+            words = f"postgresql:///?{urlencode(parsed.query, doseq=True)}".rstrip("?")
             self._engine = create_async_engine(
-                parsed.set(drivername="postgresql+asyncpg"),
+                parsed.set(drivername="postgresql+asyncpg", query={}),
                 poolclass=NullPool,
                 hide_parameters=True,
-                connect_args={"server_settings": {"default_transaction_read_only": "on"}},
+                connect_args={
+                    "dsn": words,
+                    "server_settings": {"default_transaction_read_only": "on"},
+                },
             )
 
     async def table_of(self, layout: Layout) -> str | None:

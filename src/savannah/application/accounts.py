@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from savannah.application.identity import OPERATOR, AuditLog, IdentitySettings, LoginLock
 from savannah.application.ports import (
@@ -29,11 +30,13 @@ from savannah.domain.errors import (
     RegistrationClosed,
     RoleForbidden,
 )
-from savannah.domain.identity import Registration, User, UserId, login_name
+from savannah.domain.identity import ALPHANUMERIC, Registration, User, UserId, login_name
 from savannah.domain.oauth import Consent
 from savannah.domain.paging import Page, PageRequest
 from savannah.domain.passwords import new_password as check_new_password
 from savannah.domain.passwords import typed_password
+
+_RESET_LENGTH: Final = 20  # of a password that somebody has to type once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +259,30 @@ class Accounts:
                 address=address,
             )
 
+    async def reset_password(self, who: str) -> tuple[User, str]:
+        """A new password, told this once, for somebody who has lost theirs or never had one here.
+
+        For the operator of this installation alone, since it asks for no old one. Every login of
+        theirs ends.
+
+        Args:
+            who: a user name or an e-mail address.
+
+        Raises:
+            NotFound.
+        """
+        password = self._randomness.symbols(ALPHANUMERIC, _RESET_LENGTH)
+        password_hash = await self._hasher.hash(password)
+        async with self._storage() as uow:
+            named = await _named(uow, who)
+            user = await uow.users.get(named.id, lock="update")
+            after = replace(user, password_hash=password_hash)
+            await uow.users.save(after)
+            await self._sessions.end_all(uow, user.id)
+            await self._audit.record(uow, "user.password_reset", user.id, OPERATOR, None)
+            await uow.commit()
+        return after, password
+
     async def consents(self, *, by: Caller) -> Sequence[GivenConsent]:
         """What the caller has allowed apps. Raises: RoleForbidden, without an account."""
         user_id = _account_of(by)
@@ -368,6 +395,13 @@ def _require_manager(by: Caller | None) -> None:
         by.require(Scope.USERS_MANAGE)
 
 
+async def _named(uow: UnitOfWork, who: str) -> User:
+    found = await uow.users.by_login(login_name(who))
+    if found is None:
+        raise NotFound("user")
+    return found
+
+
 async def _locked_with_admins(uow: UnitOfWork, who: UserId | str) -> User:
     """An account, locked together with every administrator.
 
@@ -375,10 +409,7 @@ async def _locked_with_admins(uow: UnitOfWork, who: UserId | str) -> User:
     locks from waiting for each other.
     """
     if isinstance(who, str):
-        found = await uow.users.by_login(login_name(who))
-        if found is None:
-            raise NotFound("user")
-        who = found.id
+        who = (await _named(uow, who)).id
     admins = {user.id for user in await uow.users.list() if user.is_active_admin}
     locked = {each: await uow.users.get(each, lock="update") for each in sorted({*admins, who})}
     return locked[who]

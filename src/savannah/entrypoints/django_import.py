@@ -63,6 +63,7 @@ _NAMESPACE: Final = UUID("6d9f3a52-0c1e-5b7a-9a44-2f1d8c5e7b90")
 _IMPORTER: Final = "import-django"
 # Of Django's password hashers; they stay until they are used the first time.
 _HASHES: Final = ("pbkdf2_", "argon2$")
+_UNUSABLE: Final = "!"  # and more behind it: an account without a password
 _TRIES: Final = 20  # of a code or a number that somebody has already
 
 _STAMPS: Final = {
@@ -367,7 +368,9 @@ class DjangoImport:
             else Role.STAFF
             if row["is_staff"]
             else self._role,
-            password_hash=row["password"] or "!",
+            password_hash=problems.check(
+                "password", lambda: _password_hash(row["password"]), default=""
+            ),
             is_active=bool(row["is_active"]),
             date_joined=_moment(problems, "date_joined", row["date_joined"]),
             last_login=None
@@ -422,7 +425,7 @@ class DjangoImport:
             email=row["email"] or None,
             code=row["code"] or generated_code(_symbols(id_, attempt)),
             locale=self._business.locale,
-            notes=row["notes"] or "",
+            notes=_lines(row["notes"]),
             metadata={"django_id": str(row["id"])},
             region=self._business.region,
             at=created_at,
@@ -453,7 +456,7 @@ class DjangoImport:
                 quantity=1 if row["quantity"] is None else row["quantity"],
                 currency=row["currency"] or self._business.currency,
                 currencies=self._business.currencies,
-                notes=row["notes"] or "",
+                notes=_lines(row["notes"]),
                 metadata={"django_id": str(row["id"])},
                 at=created_at,
             )
@@ -517,10 +520,22 @@ def _symbols(id_: UUID, attempt: int) -> str:
     return "".join(CROCKFORD[byte % len(CROCKFORD)] for byte in seed[:REFERENCE_SYMBOLS])
 
 
+def _password_hash(stored: str | None) -> str:
+    """A hash that a login can be checked by, or Django's mark of none. Raises: Refused."""
+    if stored and not stored.startswith((*_HASHES, _UNUSABLE)):
+        raise Refused("invalid_format", "Only hashes of PBKDF2 and argon2 can be checked here")
+    return stored or _UNUSABLE
+
+
 def _kept_secret(secret: str) -> str:
     """The hash that django-oauth-toolkit has made, or that of a secret from before it did."""
     hashed = secret.count("$") >= 3 and secret.startswith(_HASHES)
     return secret if hashed else identity.digest(secret)
+
+
+def _lines(notes: object) -> object:
+    """A text of several lines, whose ends browsers send as CR LF and Django keeps."""
+    return notes.replace("\r\n", "\n") if isinstance(notes, str) else notes or ""
 
 
 def _amount(value: object) -> object:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version
+from threading import Thread
 from typing import Any, Final
 
 from opentelemetry import context as contexts
@@ -54,7 +54,9 @@ class Tracing:
 
     def __init__(self, endpoint: str) -> None:
         resource = Resource({SERVICE_NAME: "savannah", SERVICE_VERSION: VERSION})
-        self._provider = TracerProvider(resource=resource.merge(Resource.create()))
+        self._provider = TracerProvider(
+            resource=resource.merge(Resource.create()), shutdown_on_exit=False
+        )
         exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("savannah", VERSION)
@@ -62,12 +64,14 @@ class Tracing:
             event.listen(Engine, name, listener)
 
     async def stop(self) -> None:
-        """Hand over what is left, and record nothing from now on."""
+        """Hand over what is left, as far as that goes quickly, and record nothing from now on."""
         for name, listener in self._listeners.items():
             event.remove(Engine, name, listener)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FLUSH.total_seconds()):
-                await asyncio.to_thread(self._provider.shutdown)
+        # The SDK waits half a minute for a collector that is away. Neither the event loop nor the
+        # interpreter waits at its end for a thread of this kind.
+        flushing = Thread(target=self._provider.shutdown, name="savannah-spans", daemon=True)
+        flushing.start()
+        await asyncio.to_thread(flushing.join, _FLUSH.total_seconds())
 
     @property
     def _listeners(self) -> dict[str, Callable[..., None]]:
@@ -277,6 +281,8 @@ def _below(cause: TraceContext | None) -> contexts.Context:
 
 def _context_of(span: Span) -> TraceContext:
     found = span.get_span_context()
+    if not found.is_valid:  # OTEL_SDK_DISABLED, a variable of the SDK's own
+        return TraceContext.begin()
     return TraceContext(
         f"{found.trace_id:032x}", f"{found.span_id:016x}", int(found.trace_flags) & 0b11
     )

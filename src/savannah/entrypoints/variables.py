@@ -15,7 +15,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final, Generic, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 from zoneinfo import ZoneInfo
 
 from savannah.domain.notification import COST_UNITS
@@ -27,6 +27,12 @@ E = TypeVar("E", bound=StrEnum)
 
 Problem = tuple[str, str]  # a variable's name and the rule it breaks
 
+# What asyncpg does not know of libpq's words would go to the server, which refuses it.
+# Source: https://www.postgresql.org/docs/current/libpq-connect.html
+_SERVER_FILES: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
+_SERVER_OPTIONS: Final = _SERVER_FILES | {"host", "port", "sslmode", "target_session_attrs"}
+_REDIS_FILES: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _LONGEST_S: Final = 366 * 86_400
 _TRUTH: Final = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
     ("false", "0", "no", "off"), False
@@ -198,7 +204,37 @@ def _server_url(raw: str) -> str:
     _ = url.port  # raises for one that is no number
     if match is None or not url.path.strip("/") or not (url.hostname or "host=" in url.query):
         raise ValueError
-    return f"postgresql{match[1]}"
+    if not url.query:
+        return f"postgresql{match[1]}"
+    # asyncpg and its friends say `ssl`.
+    options = {
+        "sslmode" if name == "ssl" else name: value
+        for name, value in parse_qsl(url.query, strict_parsing=True)
+    }
+    _check_server_options(options)
+    address = match[1].partition("?")[0]
+    return f"postgresql{address}?{urlencode(options, safe='/:')}"
+
+
+def _check_names(options: Mapping[str, str], known: Iterable[str]) -> None:
+    if not set(options) <= set(known):
+        raise Refusal(f"may have these parameters and no others: {', '.join(sorted(known))}")
+
+
+def _check_files(options: Mapping[str, str], names: Iterable[str]) -> None:
+    for name in names:
+        if name in options and not Path(options[name]).is_file():
+            raise Refusal(f"must name a file that is there as {name}")
+
+
+def _check_server_options(options: Mapping[str, str]) -> None:
+    _check_names(options, _SERVER_OPTIONS)
+    mode = options.get("sslmode", "prefer")
+    if mode not in _SSL_MODES:
+        raise Refusal(f"must have one of these as sslmode: {', '.join(_SSL_MODES)}")
+    if mode.startswith("verify") and "sslrootcert" not in options:
+        raise Refusal(f"must name a file of certificates as sslrootcert, for sslmode={mode}")
+    _check_files(options, _SERVER_FILES)
 
 
 def _database_url(raw: str) -> str:
@@ -214,7 +250,15 @@ def _redis_url(raw: str) -> str:
     # Not urlsplit, which from Python 3.14 on knows of no brackets behind a comma.
     host = r"([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?"
     servers = rf"(rediss?://([^/?#]*@)?{host}|rediss?\+cluster://([^/?#]*@)?{host}(,{host})*)"
-    return _matching(raw, rf"{servers}(/[0-9]*)?(\?[^\s#]*)?")
+    _matching(raw, rf"{servers}(/[0-9]*)?(\?[^\s#]*)?")
+    # How long to wait, and that certificates are verified, is not for the address to say.
+    query = raw.partition("?")[2]
+    options = dict(parse_qsl(query, strict_parsing=True)) if query else {}
+    _check_names(options, _REDIS_FILES)
+    if options and not raw.startswith("rediss"):
+        raise Refusal("must begin with rediss to have certificates")
+    _check_files(options, _REDIS_FILES)
+    return raw
 
 
 def redis_hosts(url: str) -> list[str]:

@@ -17,10 +17,16 @@ app.kubernetes.io/name: {{ include "savannah.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* The image's tag. One of digits alone is a number in a file of values, and then a float. */}}
+{{- define "savannah.version" -}}
+{{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
+{{- if kindIs "float64" $tag }}{{ int64 $tag }}{{ else }}{{ $tag }}{{ end -}}
+{{- end -}}
+
 {{- define "savannah.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "savannah.selector" . }}
-app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "savannah.version" . | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
@@ -52,13 +58,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and (include "savannah.sends" .) (include "savannah.hasRedis" .) -}}true{{- end -}}
 {{- end -}}
 
+{{/* The address callers use: as `config` says, or of the first host that is no wildcard. */}}
+{{- define "savannah.publicUrl" -}}
+{{- $url := .Values.config.PUBLIC_URL | default "" -}}
+{{- range .Values.ingress.hosts -}}
+{{- if not (or $url (hasPrefix "*" .host)) }}{{ $url = printf "https://%s" .host }}{{ end -}}
+{{- end -}}
+{{- required "config.PUBLIC_URL must be set where every one of ingress.hosts is a wildcard" $url -}}
+{{- end -}}
+
 {{/* Settings that are no secrets: what the ingress implies, and what `config` says. */}}
 {{- define "savannah.config" -}}
 {{- $hosts := list -}}
-{{- range .Values.ingress.hosts }}{{ $hosts = append $hosts .host }}{{ end -}}
+{{- range .Values.ingress.hosts }}{{ $hosts = append $hosts (trimPrefix "*" .host) }}{{ end -}}
 {{- $defaults := dict
   "ALLOWED_HOSTS" (join "," $hosts)
-  "PUBLIC_URL" (printf "https://%s" (first $hosts))
+  "PUBLIC_URL" (include "savannah.publicUrl" .)
   "TRUSTED_PROXIES" (join "," .Values.trustedProxies) -}}
 {{- range $name, $value := merge (deepCopy .Values.config) $defaults }}
 {{ $name }}: {{ kindIs "float64" $value | ternary (int64 $value) $value | toString | quote }}
@@ -116,23 +131,53 @@ spec:
       interval: {{ .context.Values.serviceMonitor.interval }}
 {{- end -}}
 
+{{/* The port of an address. Arguments: url, its scheme may be missing; usual, where it names none. */}}
+{{- define "savannah.port" -}}
+{{- $server := regexFind "^[^/?#]*" (regexReplaceAll "^[a-z0-9+]+://([^/?#]*@)?" .url "") -}}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $server) | default .usual -}}
+{{- end -}}
+
+{{- define "savannah.webPort" -}}
+{{- include "savannah.port" (dict "url" . "usual" (hasPrefix "http:" . | ternary "80" "443")) -}}
+{{- end -}}
+
 {{/*
-Where a pod may go. Spans leave from the web and worker pods alone, to the port that their setting
-names or implies. Arguments: context, part.
+Where a pod may go: `egressPorts`, and the ports that the settings name, as far as they are known
+here. A migration goes to the database alone. Arguments: context, part.
 */}}
 {{- define "savannah.egress" -}}
+{{- $values := .context.Values -}}
+{{- $secrets := ternary $values.secrets dict (empty $values.secrets.existingSecret) -}}
+{{- $database := $secrets.databaseUrl -}}
+{{- if eq .part "migrate" -}}
+{{- $database = ternary ($secrets.migrationDatabaseUrl | default $database) "" (empty $values.secrets.existingMigrationSecret) -}}
+{{- end -}}
 {{- $ports := list -}}
-{{- range .context.Values.networkPolicy.egressPorts }}{{ $ports = append $ports (int .) }}{{ end -}}
-{{- $collector := .context.Values.config.OTEL_EXPORTER_OTLP_ENDPOINT | default "" -}}
-{{- if and $collector (ne .part "migrate") -}}
-{{- $url := urlParse $collector -}}
-{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "https" | ternary "443" "80") -}}
-{{- $ports = append $ports (int $port) -}}
+{{- if or (ne .part "migrate") (not $database) -}}
+{{- $ports = $values.networkPolicy.egressPorts -}}
+{{- end -}}
+{{- with $database -}}
+{{- $ports = append $ports (include "savannah.port" (dict "url" . "usual" "5432")) -}}
+{{- end -}}
+{{- if ne .part "migrate" -}}
+{{- range compact (splitList "," ($secrets.databaseReplicaUrls | default "")) -}}
+{{- $ports = append $ports (include "savannah.port" (dict "url" (trim .) "usual" "5432")) -}}
+{{- end -}}
+{{- with $secrets.redisUrl -}}
+{{- range splitList "," (regexReplaceAll "^[a-z0-9+]+://([^/?#]*@)?" . "") -}}
+{{- $ports = append $ports (include "savannah.port" (dict "url" . "usual" "6379")) -}}
+{{- end -}}
+{{- end -}}
+{{- range compact (list $secrets.sentryDsn $values.config.OTEL_EXPORTER_OTLP_ENDPOINT $values.config.AFRICAS_TALKING_BASE_URL) -}}
+{{- $ports = append $ports (include "savannah.webPort" .) -}}
+{{- end -}}
 {{- end -}}
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
-    {{- range $ports | uniq }}
+    {{- $numbers := list -}}
+    {{- range $ports }}{{ $numbers = append $numbers (int .) }}{{ end -}}
+    {{- range $numbers | uniq }}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
 {{- end -}}
@@ -169,15 +214,24 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
+{{- define "savannah.image" -}}
+{{ .Values.image.repository }}:{{ include "savannah.version" . }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
+{{- end -}}
+
 {{/* What every container of ours has. Arguments: context, config, secret. */}}
 {{- define "savannah.container" -}}
-image: "{{ .context.Values.image.repository }}:{{ .context.Values.image.tag | default .context.Chart.AppVersion }}"
+image: {{ include "savannah.image" .context | quote }}
 imagePullPolicy: {{ .context.Values.image.pullPolicy }}
 envFrom:
   - configMapRef:
       name: {{ .config }}
   - secretRef:
       name: {{ .secret }}
+{{- if not (include "savannah.hasRedis" .context) }}
+env:
+  # Not one of a Secret of yours either: jobs there would wait for workers that there are not.
+  - {name: REDIS_URL, value: ""}
+{{- end }}
 securityContext:
   {{- include "savannah.containerSecurity" .context | nindent 2 }}
 volumeMounts:
@@ -185,6 +239,11 @@ volumeMounts:
     mountPath: /tmp
   - name: data
     mountPath: /var/lib/savannah
+{{- if .context.Values.authorities.configMap }}
+  - name: authorities
+    mountPath: /etc/savannah/authorities
+    readOnly: true
+{{- end }}
 {{- end -}}
 
 {{- define "savannah.volumes" -}}
@@ -195,6 +254,11 @@ volumeMounts:
 - name: data
   emptyDir:
     sizeLimit: 16Mi
+{{- with .Values.authorities.configMap }}
+- name: authorities
+  configMap:
+    name: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* What every pod of ours has. Arguments: context, part, serviceAccount. */}}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import asyncpg  # type: ignore[import-untyped]  # it ships none
@@ -283,8 +284,10 @@ def _postgres_engine(url: URL, settings: PostgresSettings) -> AsyncEngine:
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": lambda: f"savannah_{uuid4().hex}",
         }
+    if url.query:  # libpq's words, which asyncpg itself reads, but as no arguments of their own
+        connect["dsn"] = f"postgresql:///?{urlencode(url.query, doseq=True)}"
     return create_async_engine(
-        _with_asyncpg_options(url),
+        url.set(query={}),
         poolclass=NullPool,
         hide_parameters=True,  # error texts must not hold personal data
         json_serializer=dumps,
@@ -295,11 +298,3 @@ def _postgres_engine(url: URL, settings: PostgresSettings) -> AsyncEngine:
 
 def _milliseconds(duration: timedelta) -> str:
     return str(duration // timedelta(milliseconds=1))
-
-
-def _with_asyncpg_options(url: URL) -> URL:
-    """The URL with libpq's `sslmode`, which hosting providers hand out, in asyncpg's spelling."""
-    mode = url.query.get("sslmode")
-    if mode is None:
-        return url
-    return url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})

@@ -32,6 +32,11 @@ def add_users(users: argparse.ArgumentParser) -> None:
     role.add_argument("username")
     role.add_argument("role", choices=("viewer", "staff", "admin"))
     role.set_defaults(command=_users_set_role)
+    reset = actions.add_parser(
+        "reset-password", help="give somebody a new password, printed this once; their logins end"
+    )
+    reset.add_argument("username")
+    reset.set_defaults(command=_users_reset_password)
     for name, active, about in (
         ("disable", False, "end every login of somebody and let them in no more"),
         ("enable", True, "let somebody in again"),
@@ -156,6 +161,16 @@ def _users_set_role(options: argparse.Namespace) -> int:
             options.username, Role(options.role), by=None
         )
         print(f"{user.username} is {user.role} now.")
+        return DONE
+
+    return with_parts(work)
+
+
+def _users_reset_password(options: argparse.Namespace) -> int:
+    async def work(container: Container) -> int:
+        accounts = container.identity().accounts
+        user, password = await accounts.reset_password(options.username)
+        print(f"The password of {user.username} is {password} until they change it.")
         return DONE
 
     return with_parts(work)

@@ -44,13 +44,14 @@ def import_django(options: argparse.Namespace) -> int:
     from savannah.adapters.django_source import DjangoSource, LayoutUnknown
     from savannah.domain.access import Role
     from savannah.entrypoints.django_import import DjangoImport, Mappings, MappingUnusable
-    from savannah.entrypoints.variables import DATABASE_URL
+    from savannah.entrypoints.variables import DATABASE_URL, Refusal
 
     try:
         url = DATABASE_URL.read(options.database_url)
         mappings = Mappings.read(Path(options.mapping)) if options.mapping else Mappings()
-    except ValueError:
-        complain(f"--database-url {DATABASE_URL.rule}")
+    except ValueError as error:
+        rule = error if isinstance(error, Refusal) else DATABASE_URL.rule
+        complain(f"--database-url {rule}")
         return MISUSED
     except MappingUnusable as error:
         complain(f"--mapping: {error}")
