@@ -60,6 +60,19 @@ def test_what_is_one_thing_is_built_once(settings):
     asyncio.run(main())
 
 
+def test_an_operator_says_for_how_long_reports_and_logins_are_kept(settings):
+    settings = replace(
+        settings, report_retention=timedelta(days=7), login_retention=timedelta(days=400)
+    )
+
+    async def main():
+        async with opened(settings, Place(public_url=HERE)) as parts:
+            assert parts.notifications()._report_retention == timedelta(days=7)
+            assert parts.identity().sessions._settings.login_retention == timedelta(days=400)
+
+    asyncio.run(main())
+
+
 def test_a_process_that_sends_nothing_has_no_gateway_and_lets_texts_wait(settings):
     async def main():
         async with opened(settings, Place(public_url=HERE)) as parts:

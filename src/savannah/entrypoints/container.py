@@ -193,6 +193,7 @@ def _identity_settings(settings: Settings) -> IdentitySettings:
         access_token_ttl=settings.access_token_ttl,
         refresh_grace=settings.refresh_grace,
         login_lock=settings.login_lock,
+        login_retention=settings.login_retention,
     )
 
 
@@ -325,6 +326,7 @@ class Container(containers.DeclarativeContainer):
         stuck_after=providers.Callable(stuck_after, settings.provided.gateway),
         keep_again_after=_KEEP_AGAIN_AFTER,
         gather=_GATHER,
+        report_retention=settings.provided.report_retention,
     )
     watch = providers.Singleton(_watch, settings, metrics, notifications, storage, queue)
     reports = providers.Singleton(
