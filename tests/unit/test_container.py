@@ -18,12 +18,12 @@ from savannah.entrypoints.container import (
     Container,
     NoGateway,
     Place,
-    SharedRegistry,
     opened,
     saq_queue,
     stuck_after,
 )
 from savannah.entrypoints.settings import parse
+from savannah.entrypoints.shared_metrics import SharedRegistry
 
 HERE = "http://127.0.0.1:8000"
 

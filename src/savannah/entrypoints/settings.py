@@ -241,7 +241,7 @@ def environment_for_child(**settings: str) -> dict[str, str]:
 
 
 def share_metrics_in(folder: str) -> None:
-    """Let the processes of one server count together, see `prometheus.count_together`."""
+    """Let the processes of one server count together, see `shared_metrics`."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # noqa: TID251  it knows no other way
 
 
