@@ -555,6 +555,41 @@ def test_the_next_key_is_published_before_it_signs_and_the_former_one_goes_on_fo
     run(scene())
 
 
+def test_old_keys_are_deleted_when_no_hint_can_come_back_any_more(realm: Realm) -> None:
+    async def scene() -> None:
+        tokens = await realm.process()
+        await tokens.prepare()
+        hint = await tokens.sign_id(
+            IdClaims(
+                subject=CLAIMS.subject,
+                client_id="till",
+                session_id=CLAIMS.grant_id,
+                issued_at=START,
+                expires_at=CLAIMS.expires_at,
+                auth_time=START,
+                access_token="x",
+            )
+        )
+        await tokens.rotate()
+        await tokens.prepare()
+        signs, waits = {key.kid for key in await realm.keys()} - {header_of(hint)["kid"]}
+        realm.clock.advance(timedelta(days=365, hours=2) - timedelta(seconds=1))
+        await tokens.prepare()
+        assert (await (await realm.process()).read_hint(hint)).subject == CLAIMS.subject
+        realm.clock.advance(timedelta(seconds=1))
+        await tokens.prepare()
+        with pytest.raises(InvalidToken):
+            await tokens.read_hint(hint)
+        assert {key.kid for key in await realm.keys()} == {signs, waits}
+        stolen = header_of(await tokens.sign_access(CLAIMS))["kid"]
+        await tokens.revoke(stolen)
+        realm.clock.advance(timedelta(days=366))
+        await tokens.prepare()
+        assert stolen not in {key.kid for key in await realm.keys()}
+
+    run(scene())
+
+
 def test_a_waiting_key_signs_when_the_one_that_did_is_revoked(realm: Realm) -> None:
     async def scene() -> None:
         tokens = await realm.process()

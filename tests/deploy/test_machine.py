@@ -183,6 +183,50 @@ def test_a_second_run_changes_nothing(set_up: Machine) -> None:
     assert counted["changed"] == counted["failed"] == 0, said
 
 
+RELEASES: Final = "/opt/savannah/releases"
+
+
+def releases(machine: Machine) -> set[str]:
+    return set(machine.run("ls", RELEASES).split())
+
+
+def running(machine: Machine) -> str:
+    return Path(machine.run("readlink", "/opt/savannah/current").strip()).parent.name
+
+
+def test_the_running_release_and_two_before_it_are_kept(set_up: Machine) -> None:
+    first = running(set_up)
+    assert releases(set_up) == {first}
+    for year in range(2020, 2024):
+        set_up.run("mkdir", "--parents", f"{RELEASES}/of-{year}/venv/bin")
+        set_up.run("touch", f"--date={year}-01-01", f"{RELEASES}/of-{year}/complete")
+    set_up.run("mkdir", f"{RELEASES}/never-finished")
+    counted, said = set_up.play("--check")
+    assert (counted["changed"], counted["failed"]) == (1, 0), said
+    assert len(releases(set_up)) == 6
+    counted, said = set_up.play()
+    assert (counted["changed"], counted["failed"]) == (1, 0), said
+    assert releases(set_up) == {first, "of-2023", "of-2022"}
+    counted, said = set_up.play()
+    assert (counted["changed"], counted["failed"]) == (0, 0), said
+
+    # A new one, and back again: where one has run last, not when it came, makes it new.
+    lock = set_up.folder / "requirements.lock"
+    lock.write_text(f"{(fresh_debian.ROOT / 'requirements.lock').read_text()}# renewed\n")
+    counted, said = set_up.play("--extra-vars", f"savannah_lock={lock}")
+    assert counted["failed"] == 0, said
+    second = running(set_up)
+    assert releases(set_up) == {second, first, "of-2023"}
+    counted, said = set_up.play("--extra-vars", "savannah_releases_kept=2")
+    assert counted["failed"] == 0, said
+    assert running(set_up) == first
+    assert releases(set_up) == {first, second}
+    marks = (f"{RELEASES}/{name}/complete" for name in (second, first))
+    before, now = map(int, set_up.run("stat", "--format=%Y", *marks).split())
+    assert before < now
+    assert set_up.ask("GET", "/health/ready")[0] == 200
+
+
 def test_all_services_run_and_start_again_with_the_machine(set_up: Machine) -> None:
     services = ("postgresql", "redis-server", "nginx", "savannah-web", "savannah-worker")
     assert set_up.run("systemctl", "is-active", *services).split() == ["active"] * 5

@@ -164,18 +164,28 @@ def is_there(pid):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; elsewhere nothing is forked")
 def test_workers_share_what_is_loaded_are_replaced_and_end_with_their_supervisor(
-    processes, postgres_server, until
+    processes, postgres_server, until, tmp_path
 ):
     settings = {
         "DATABASE_URL": postgres_server.fresh_database(),
         "DEBUG": "true",
         "AFRICAS_TALKING_BASE_URL": "http://127.0.0.1:1",
+        "TMPDIR": str(tmp_path),
     }
     refused = processes.run("serve", "--port", "0", "--workers", "2", **settings)
     assert refused.returncode == 1
     assert "run `savannah migrate`" in refused.stderr
     assert processes.run("migrate", **settings).returncode == 0
+
+    def counting():
+        return {
+            (file.parent.name, file.stem.rpartition("_")[2])
+            for file in tmp_path.glob("savannah-metrics-*/*.db")
+        }
+
     server = processes.start("serve", "--port", "0", "--workers", "2", **settings)
+    first = counting()
+    assert len(first) == 2
     workers = children(server.process.pid)
     assert len(workers) == 2
     for worker in workers:
@@ -186,8 +196,15 @@ def test_workers_share_what_is_loaded_are_replaced_and_end_with_their_supervisor
     until(lambda: len(set(children(server.process.pid)) - set(workers)) == 1)
     replaced = children(server.process.pid)
     until(lambda: server.client.get("/health/ready").status_code == 200)
+    assert counting() == first
     server.process.kill()
     until(lambda: not any(map(is_there, replaced)), within_s=20)
+    assert counting() == first  # nobody was left to remove them
+    server = processes.start("serve", "--port", "0", "--workers", "2", **settings)
+    assert len(counting()) == 2
+    assert not counting() & first
+    assert server.terminate() == 0
+    assert not counting()
 
 
 def test_a_bad_setting_ends_the_start_with_its_name_and_rule(processes):

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import UUID
 
+import asyncpg
 import pytest
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import asyncpg as dialect
@@ -272,6 +274,58 @@ def test_writes_travel_together_where_none_has_to_see_another(writes, starts):
         numbers = {f"${number}" for number in range(1, len(arguments) + 1)}
         assert all(number in text for number in numbers)
         assert f"${len(arguments) + 1}" not in text
+
+
+NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("forget", "indexes"),
+    [
+        (lambda uow: uow.events.forget_logins(before=NOW, most=9), ["ix_events_logins"]),
+        (
+            lambda uow: uow.notifications.forget_reports(before=NOW, most=9),
+            ["ix_delivery_reports_received_at"],
+        ),
+        (
+            lambda uow: uow.idempotency.forget_expired(now=NOW, most=9),
+            ["ix_idempotency_keys_expires_at"],
+        ),
+        (
+            lambda uow: uow.handshakes.forget(now=NOW, codes_before=NOW, most=9),
+            [
+                "ix_authorization_codes_expires_at",
+                "ix_pushed_requests_expires_at",
+                "ix_claimed_ids_expires_at",
+            ],
+        ),
+        (
+            lambda uow: uow.sessions.forget(before=NOW, most=9),
+            ["ix_browser_sessions_expires_at"],
+        ),
+        (lambda uow: uow.grants.forget(before=NOW, most=9), ["ix_grants_created_at"] * 2),
+    ],
+)
+def test_what_has_been_kept_long_enough_is_found_by_an_index(url, forget, indexes):
+    async def story(desk: Desk) -> None:
+        async with desk.storage() as uow:
+            await uow.users.active_admins()  # it has begun
+            await desk.texts()
+            await forget(uow)
+            texts = await desk.texts()
+        connection = await asyncpg.connect(url)
+        try:
+            # Whatever the moment and the number: tables of tests are too small for an index.
+            await connection.execute("SET plan_cache_mode = force_generic_plan")
+            await connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+            for text, index in zip(texts, indexes, strict=True):
+                plan = [row[0] for row in await connection.fetch(f"EXPLAIN {text}", NOW, 9)]
+                assert any(f"using {index} on" in line for line in plan), "\n".join(plan)
+                assert not any("Seq Scan" in line for line in plan), "\n".join(plan)
+        finally:
+            await connection.close()
+
+    tell(url, story)
 
 
 def test_a_value_that_is_missing_is_an_error_and_never_null():

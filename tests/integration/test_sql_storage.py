@@ -590,6 +590,17 @@ def test_every_ordering_is_read_from_an_index(path, noun, name, index, descendin
             "uq_customers_email_key_live",
         ),
         (lambda uow: uow.events.of("order", RANDOM.uuid()), "ix_events_subject"),
+        (lambda uow: uow.events.forget_logins(before=NOW, most=10), "ix_events_logins"),
+        (
+            lambda uow: uow.notifications.forget_reports(before=NOW, most=10),
+            "ix_delivery_reports_received_at",
+        ),
+        (
+            lambda uow: uow.idempotency.forget_expired(now=NOW, most=10),
+            "ix_idempotency_keys_expires_at",
+        ),
+        (lambda uow: uow.grants.forget(before=NOW, most=10), "ix_grants_created_at"),
+        (lambda uow: uow.sessions.forget(before=NOW, most=10), "ix_browser_sessions_expires_at"),
     ],
 )
 def test_what_is_asked_often_is_answered_from_an_index(path, ask, index):

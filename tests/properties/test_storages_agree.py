@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from hypothesis import HealthCheck, settings
@@ -38,6 +39,7 @@ from savannah.application.ports import (
 from savannah.domain.access import Caller
 from savannah.domain.customer import Customer, CustomerId, Reachability
 from savannah.domain.errors import CodeTaken, EmailTaken, SavannahError
+from savannah.domain.events import LOGIN_ACTIONS, Event
 from savannah.domain.money import Money
 from savannah.domain.notification import (
     Accepted,
@@ -436,15 +438,62 @@ class StoragesAgree(RuleBasedStateMachine):
 
         self.all(lose)
 
+    @rule(at=moments, most=limits)
+    def forget_reports(self, *, at, most):
+        async def forget(uow):
+            return await uow.notifications.forget_reports(before=at, most=most)
+
+        self.all(forget)
+
+    # --- events ----------------------------------------------------------------------------------
+
+    people = st.sampled_from([UUID(int=1), UUID(int=2)])
+
+    @rule(
+        subject_id=people,
+        action=st.sampled_from([*sorted(LOGIN_ACTIONS), "user.registered", "client.created"]),
+        at=moments,
+    )
+    def tell(self, *, subject_id, action, at):
+        event = Event(
+            id=self._random.uuid(),
+            at=at,
+            actor="user:till",
+            action=action,
+            subject=action.partition(".")[0],
+            subject_id=subject_id,
+        )
+
+        async def add(uow):
+            await uow.events.add(event)
+
+        self.all(add)
+
+    @rule(subject_id=people, at=moments, most=limits, commit=st.booleans())
+    def forget_logins(self, *, subject_id, at, most, commit):
+        async def forget(uow):
+            told = list(await uow.events.of("user", subject_id))
+            gone = await uow.events.forget_logins(before=at, most=most)
+            left = list(await uow.events.of("user", subject_id))
+            return told, gone, left
+
+        told, gone, left = self.all(forget, commit=commit)
+        assert gone <= most
+        for event in told:
+            if event not in left:
+                assert event.action in LOGIN_ACTIONS
+                assert event.at <= at
+
     # --- keys ------------------------------------------------------------------------------------
 
     @rule(
         key=st.sampled_from(["a", "b"]),
         fingerprint=st.sampled_from(["f", "g"]),
         now=moments,
+        most=limits,
         commit=st.booleans(),
     )
-    def idempotent(self, *, key, fingerprint, now, commit):
+    def idempotent(self, *, key, fingerprint, now, most, commit):
         record = IdempotencyRecordKey("user:till", "POST /api/orders/", key)
 
         async def begin(uow):
@@ -452,7 +501,7 @@ class StoragesAgree(RuleBasedStateMachine):
             if answer is None:
                 expires_at = now + timedelta(minutes=60)
                 await uow.idempotency.finish(record, fingerprint, b"x", expires_at=expires_at)
-            return answer, await uow.idempotency.forget_expired(now=now)
+            return answer, await uow.idempotency.forget_expired(now=now, most=most)
 
         self.all(begin, commit=commit)
 

@@ -18,12 +18,12 @@ from savannah.entrypoints.container import (
     Container,
     NoGateway,
     Place,
-    SharedRegistry,
     opened,
     saq_queue,
     stuck_after,
 )
 from savannah.entrypoints.settings import parse
+from savannah.entrypoints.shared_metrics import SharedRegistry
 
 HERE = "http://127.0.0.1:8000"
 
@@ -56,6 +56,19 @@ def test_what_is_one_thing_is_built_once(settings):
             assert parts.notifications() is savannah.notifications
             assert parts.storage() is savannah.storage
             assert parts.queue() is parts.queue()
+
+    asyncio.run(main())
+
+
+def test_an_operator_says_for_how_long_reports_and_logins_are_kept(settings):
+    settings = replace(
+        settings, report_retention=timedelta(days=7), login_retention=timedelta(days=400)
+    )
+
+    async def main():
+        async with opened(settings, Place(public_url=HERE)) as parts:
+            assert parts.notifications()._report_retention == timedelta(days=7)
+            assert parts.identity().sessions._settings.login_retention == timedelta(days=400)
 
     asyncio.run(main())
 

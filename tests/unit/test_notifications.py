@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from savannah.adapters.memory import MemoryGateway
+from savannah.application.business import Business
+from savannah.application.notifications import Notifications
 from savannah.application.ports import NotificationFilter, SmsGateway
 from savannah.domain.access import ROLE_SCOPES, Caller, Role, Scope
 from savannah.domain.customer import Reachability
@@ -951,7 +953,76 @@ async def test_expired_answers_are_forgotten_by_the_sweep(desk, once):
     assert (await desk.notifications.sweep()).expired_keys == 1
 
 
+async def test_a_sweep_takes_so_many_expired_answers_and_tells_that_there_are_more(desk, once):
+    for number in range(5):
+        await desk.customer(once=once(f"key-{number}"))
+    desk.clock.advance(DAY)
+    swept = [await desk.notifications.sweep(most=2) for _ in range(4)]
+    assert [(each.expired_keys, each.more) for each in swept] == [
+        (2, True),
+        (2, True),
+        (1, False),
+        (0, False),
+    ]
+
+
 # Reports
+
+
+async def kept(desk):
+    return {row.report.provider_id for row in await desk._rows("reports")}
+
+
+async def test_reports_are_kept_for_thirty_days_matched_or_not(desk):
+    now = desk.clock.now()
+    order, _ = await sent_order(desk)
+    await desk.notifications.record_report(report("memory-1", "delivered", at=now))
+    await desk.notifications.record_report(report("ATXid_9", "failed", at=now))
+    await desk.notifications.record_report(report("ATXid_8", "failed", at=now + SECOND))
+    message = await desk.message(order)
+    desk.clock.advance(30 * DAY - SECOND)
+    assert (await desk.notifications.sweep()).old_reports == 0
+    desk.clock.advance(SECOND)
+    assert (await desk.notifications.sweep()).old_reports == 2
+    assert await kept(desk) == {"ATXid_8"}
+    assert await desk.message(order) == message
+
+
+async def test_what_was_reported_stands_when_the_report_is_gone_and_comes_again(desk):
+    order, _ = await sent_order(desk)
+    await desk.notifications.record_report(report("memory-1", "delivered"))
+    message = await desk.message(order)
+    assert message.status is SmsStatus.DELIVERED
+    desk.clock.advance(31 * DAY)
+    assert (await desk.notifications.sweep()).old_reports == 1
+    for word in ("sent", "delivered", "failed"):
+        again = report("memory-1", word, at=desk.clock.now(), failure_reason="UserInBlackList")
+        await desk.notifications.record_report(again)
+    assert await desk.message(order) == message
+    buyer = await desk.customers.get(order.customer_id, by=desk.viewer)
+    assert buyer.reachability is Reachability.REACHABLE
+
+
+async def test_many_old_reports_go_in_batches(desk):
+    for number in range(5):
+        await desk.notifications.record_report(report(f"ATXid_{number}", "sent"))
+    desk.clock.advance(31 * DAY)
+    swept = [await desk.notifications.sweep(most=2) for _ in range(4)]
+    assert [(each.old_reports, each.more) for each in swept] == [
+        (2, True),
+        (2, True),
+        (1, False),
+        (0, False),
+    ]
+    assert await kept(desk) == set()
+
+
+def test_a_report_cannot_be_given_up_while_it_may_wait_for_its_message(desk):
+    world = dict.fromkeys(("storage", "gateway", "jobs", "clock", "randomness", "metrics"))
+    business = Business(policy=desk.policy)
+    Notifications(**world, business=business, report_retention=DAY)
+    with pytest.raises(ValueError, match="a day or longer"):
+        Notifications(**world, business=business, report_retention=DAY - SECOND)
 
 
 async def test_repeated_and_belated_reports_change_nothing(desk):

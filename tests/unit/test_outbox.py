@@ -1,4 +1,4 @@
-"""The outbox of one process: it sends what is due, survives failures, and ends in order."""
+"""The relays of one process: they send what is due, sweep, survive failures, and end in order."""
 
 import asyncio
 import logging
@@ -7,14 +7,22 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from office import Office
 from savannah import Caller, MemoryGateway, MemoryStorage, SmsStatus, in_memory
 from savannah.adapters.in_process import InProcessQueue
 from savannah.adapters.memory import NullMetrics
 from savannah.adapters.system import SystemClock, SystemRandomness
 from savannah.application.notifications import Notifications
 from savannah.application.orders import Orders
+from savannah.application.ports import IdempotencyRecordKey
 from savannah.domain.errors import Unavailable
-from savannah.entrypoints.worker import SWEEP_EVERY_S, Outbox
+from savannah.entrypoints.worker import (
+    FORGET_ON_S,
+    LOGOUTS_EVERY_S,
+    SWEEP_EVERY_S,
+    LogoutRelay,
+    Outbox,
+)
 
 TILL = Caller.staff("till-3")
 GRACE = timedelta(seconds=5)
@@ -271,3 +279,103 @@ def test_a_queue_that_is_away_delays_texts_by_no_more_than_one_sweep_after_its_r
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(main())
+
+
+# --- what has been kept long enough --------------------------------------------------------------
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+MANY = 1_200  # more than two batches
+
+
+async def left(storage, table):
+    async with storage(reading=True) as uow:
+        return sum(1 for _ in getattr(uow._tables, table).items())
+
+
+def test_a_backlog_of_expired_answers_is_swept_without_waiting_for_the_next_sweep():
+    async def main():
+        queue = InProcessQueue()
+        desk = Desk(queue=queue)
+        async with desk.storage() as uow:
+            for number in range(MANY):
+                key = IdempotencyRecordKey("user:till", "POST /", str(number))
+                await uow.idempotency.finish(key, "f", b"", expires_at=LONG_AGO)
+            await uow.commit()
+        await desk.outbox.start()
+        async with asyncio.timeout(SWEEP_EVERY_S / 2):
+            while await left(desk.storage, "answers"):
+                queue.wake()
+                await asyncio.sleep(0.01)
+        await desk.outbox.stop(grace=GRACE)
+
+    asyncio.run(main())
+
+
+class CountedSweeps:
+    """Sessions of which one sweep fails, if any."""
+
+    def __init__(self, sessions, *, failing=0):
+        self._sessions = sessions
+        self._failing = failing
+        self.sweeps = 0
+
+    async def sweep(self):
+        self.sweeps += 1
+        if self.sweeps == self._failing:
+            raise Unavailable
+        return await self._sessions.sweep()
+
+    async def deliver_notices(self):
+        return await self._sessions.deliver_notices()
+
+
+class CountedKeys:
+    """Tokens whose keys are always there."""
+
+    prepared = 0
+
+    async def prepare(self):
+        self.prepared += 1
+
+
+async def full_office():
+    office = Office()
+    async with office.storage() as uow:
+        for number in range(MANY):
+            await uow.handshakes.claim(str(number), expires_at=LONG_AGO)
+        await uow.commit()
+    return office
+
+
+def test_a_backlog_of_used_ids_is_swept_at_once_and_then_there_is_rest():
+    async def main():
+        office = await full_office()
+        sessions, tokens = CountedSweeps(office.identity.sessions), CountedKeys()
+        relay = LogoutRelay(sessions, tokens)
+        await relay.start()
+        async with asyncio.timeout(LOGOUTS_EVERY_S):
+            while await left(office.storage, "claimed"):  # noqa: ASYNC110  it has no event
+                await asyncio.sleep(FORGET_ON_S)
+        await asyncio.sleep(10 * LOGOUTS_EVERY_S)
+        assert (sessions.sweeps, tokens.prepared) == (3, 1)
+        await relay.stop(grace=GRACE)
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+
+
+def test_a_sweep_that_fails_is_not_repeated_at_once(caplog):
+    async def main():
+        office = await full_office()
+        sessions = CountedSweeps(office.identity.sessions, failing=2)
+        relay = LogoutRelay(sessions, CountedKeys())
+        await relay.start()
+        await asyncio.sleep(10 * LOGOUTS_EVERY_S)
+        assert sessions.sweeps == 2
+        assert await left(office.storage, "claimed")
+        await relay.stop(grace=GRACE)
+
+    caplog.set_level(logging.ERROR, logger="savannah.worker")
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+    assert [record.message for record in caplog.records] == ["the logout relay failed"]

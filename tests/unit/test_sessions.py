@@ -16,7 +16,8 @@ from savannah.application.passwords import Proof
 from savannah.application.ports import UnitOfWork
 from savannah.domain.access import Caller, Role
 from savannah.domain.clients import Client
-from savannah.domain.errors import InvalidCredentials, InvalidToken
+from savannah.domain.errors import Invalid, InvalidCredentials, InvalidToken
+from savannah.domain.events import LOGIN_ACTIONS
 from savannah.domain.identity import Grant, GrantId, User, UserId, digest
 from savannah.domain.oauth import (
     AuthorizationCode,
@@ -308,6 +309,123 @@ def test_what_is_over_is_swept(play: Play) -> None:
         await office.identity.sessions.sweep()
         async with office.storage(reading=True) as uow:
             assert await uow.sessions.find(digest(cookie)) is None
+
+    play(scene)
+
+
+async def used_in_every_way(office: Office) -> None:
+    """Log in and out, guess, steal and give back: all that uses accounts and apps, and no more."""
+    await office.john()
+    client, secret = await office.app(redirect_uris=[BACK])
+    issuance = office.identity.issuance
+    for username in ("johndoe", "nobody"):
+        with pytest.raises(InvalidCredentials):
+            await office.login(client, secret, username=username, password="a guess")
+    stolen, returned, ended = [await office.login(client, secret) for _ in range(3)]
+    fields = {"grant_type": "refresh_token", "refresh_token": stolen.refresh_token or ""}
+    await issuance.issue(Parameters(fields.items()), client)
+    with pytest.raises(OAuthError):
+        await issuance.issue(Parameters(fields.items()), client)
+    await issuance.revoke(returned.access_token, client)
+    john = await office.logins.authenticate(ended.access_token)
+    with pytest.raises(Invalid):
+        await changed(office, john, old="a guess")
+    await office.logins.logout(by=john)
+
+    now = office.clock.now()
+    grant = Grant(
+        id=GrantId(uuid4()),
+        user_id=ended.user.id,
+        client_id=client.client_id,
+        scopes=frozenset({"openid"}),
+        created_at=now,
+    )
+    async with office.storage() as uow:
+        await uow.grants.add(grant)
+        await uow.handshakes.add_code(
+            AuthorizationCode(
+                digest=digest("code"),
+                grant_id=grant.id,
+                client_id=client.client_id,
+                redirect_uri=BACK,
+                code_challenge=None,
+                created_at=now,
+                expires_at=now,
+                consumed_at=now,
+            )
+        )
+        await uow.commit()
+    fields = {"grant_type": "authorization_code", "code": "code", "redirect_uri": BACK}
+    with pytest.raises(OAuthError):
+        await issuance.issue(Parameters(fields.items()), client)
+
+    erp, caller, _ = await office.machine()
+    await office.logins.logout(by=caller)
+    fields = {"grant_type": "client_credentials", "scope": "orders:read"}
+    machine = await issuance.issue(Parameters(fields.items()), erp)
+    await issuance.revoke(machine.access_token, erp)
+
+
+async def told(office: Office) -> set[str]:
+    """The actions that the audit log tells of."""
+    async with office.storage(reading=True) as uow:
+        return {event.action for each in uow._tables.events.values() for event in each}
+
+
+def test_the_audit_log_tells_of_logins_for_a_time_and_of_changes_for_ever(play: Play) -> None:
+    async def scene(office: Office) -> None:
+        await used_in_every_way(office)
+        lasting = {"user.registered", "client.created"}
+        assert await told(office) == LOGIN_ACTIONS | lasting
+        office.clock.advance(timedelta(days=90) - timedelta(seconds=1))
+        while await office.identity.sessions.sweep():
+            pass
+        assert await told(office) == LOGIN_ACTIONS | lasting
+        office.clock.advance(timedelta(seconds=1))
+        sweeps = 1
+        while await office.identity.sessions.sweep(most=5):
+            sweeps += 1
+        assert await told(office) == lasting
+        assert sweeps == 3
+
+    play(scene)
+
+
+def test_nothing_of_logins_is_left_when_all_their_tokens_have_ended(play: Play) -> None:
+    async def scene(office: Office) -> None:
+        await used_in_every_way(office)
+        left = ("grants", "refresh_tokens", "codes", "sessions", "claimed", "pushed")
+        office.clock.advance(timedelta(days=90, hours=1))
+        while await office.identity.sessions.sweep(most=2):
+            pass
+        async with office.storage(reading=True) as uow:
+            assert {name: len(list(getattr(uow._tables, name).items())) for name in left} == (
+                dict.fromkeys(left, 0)
+            )
+
+    play(scene)
+
+
+def test_a_refresh_token_that_was_used_is_known_for_as_long_as_its_login_may_live(
+    play: Play,
+) -> None:
+    async def scene(office: Office) -> None:
+        await office.john()
+        client, secret = await office.app()
+        first = await office.login(client, secret)
+        fields = {"grant_type": "refresh_token", "refresh_token": first.refresh_token or ""}
+        newest = await office.identity.issuance.issue(Parameters(fields.items()), client)
+        for _ in range(6):
+            office.clock.advance(timedelta(days=13))
+            await office.identity.sessions.sweep()
+            again = {**fields, "refresh_token": newest.refresh_token or ""}
+            newest = await office.identity.issuance.issue(Parameters(again.items()), client)
+        with pytest.raises(OAuthError, match="invalid_grant"):
+            await office.identity.issuance.issue(Parameters(fields.items()), client)
+        assert "user.refresh_reused" in await office.actions("user", first.user.id)
+        again = {**fields, "refresh_token": newest.refresh_token or ""}
+        with pytest.raises(OAuthError, match="invalid_grant"):
+            await office.identity.issuance.issue(Parameters(again.items()), client)
 
     play(scene)
 

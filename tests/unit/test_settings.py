@@ -184,6 +184,16 @@ def test_the_policy_for_texts_is_read_whole():
     assert policy.zone.key == "Africa/Kampala"
 
 
+@pytest.mark.parametrize(
+    ("values", "reports", "logins"),
+    [({}, 30, 90), ({"SMS_REPORT_RETENTION_DAYS": "1", "LOGIN_RETENTION_DAYS": "3650"}, 1, 3650)],
+)
+def test_what_is_kept_for_a_time_only_is_kept_for_whole_days(values, reports, logins):
+    settings = parse(values)
+    assert settings.report_retention == timedelta(days=reports)
+    assert settings.login_retention == timedelta(days=logins)
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 BAD = {
@@ -218,12 +228,14 @@ BAD = {
     "SMS_PAUSE_S": "soon",
     "SMS_UNKNOWN": "retry",
     "SMS_UNKNOWN_WAIT_S": "nan",
+    "SMS_REPORT_RETENTION_DAYS": "0",
     "REGISTRATION": "ajar",
     "REGISTRATION_ROLE": "admin",
     "APP_CREATION": "closed",
     "ACCESS_TOKEN_TTL": "1h",
     "REFRESH_TOKEN_GRACE_S": "11",
     "LOGIN_LOCK": "5 in 15min",
+    "LOGIN_RETENTION_DAYS": "90d",
     "RATE_LIMIT": "600 per minute",
     "RATE_LIMIT_AUTH": "0/min",
     "REQUIRE_IF_MATCH": "sometimes",

@@ -31,12 +31,13 @@ _MOST_CURRENCIES: Final = 20
 _BUCKETS_S: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-def count_together() -> None:
+def count_together(name: str) -> None:
     """Count in the files of `PROMETHEUS_MULTIPROC_DIR`, though the library was loaded without it.
 
-    For a process that is about to fork, and has counted nothing yet.
+    For a process that has counted nothing yet. Its name is that of nobody who runs now; it counts
+    on where the last one of that name has ended.
     """
-    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # it has no types
+    values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]  # it has no types
 
 
 class PrometheusMetrics(Metrics):

@@ -48,6 +48,8 @@ _LONGEST_TOKEN: Final = 8192
 _FRESH_FOR: Final = timedelta(seconds=30)
 _BETWEEN_REFETCHES: Final = timedelta(seconds=2)
 _VERIFIED_MOST: Final = 4096
+# For how long an ID token is good for a hint when its key does not verify tokens any more.
+_HINTED: Final = timedelta(days=365)
 _LOGOUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
 
 
@@ -211,6 +213,10 @@ class JoseTokens(Tokens):
 
     async def prepare(self) -> None:
         async with self._turn():
+            async with self._storage() as uow:
+                kept = self._overlap + _HINTED
+                await uow.signing_keys.forget(before=self._clock.now() - kept)
+                await uow.commit()
             self._ring = await self._from_storage()
             readable = await asyncio.to_thread(self._open, await self._stored())
             if _oldest_waiting(row for row, _ in readable) is None:

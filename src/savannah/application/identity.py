@@ -51,6 +51,7 @@ class IdentitySettings:
         refresh_grace: how long the refresh token before the newest one may be used again, by
             clients that lost the answer.
         session_ttl: how long somebody stays logged in here with a browser.
+        login_retention: how long the audit log tells of logins, and of tries at them.
     """
 
     registration_open: bool = False
@@ -62,6 +63,7 @@ class IdentitySettings:
     refresh_grace: timedelta = timedelta(0)
     session_ttl: timedelta = timedelta(days=14)
     login_lock: Rate | None = _LOGIN_LOCK
+    login_retention: timedelta = timedelta(days=90)
 
 
 class AuditLog:

@@ -77,11 +77,16 @@ _PAUSING: Final = (RefusalKind.ACCOUNT, RefusalKind.SENDER)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """What one sweep found: messages of a dead attempt, blind retries, expired keys."""
+    """What one sweep found: messages of a dead attempt, blind retries, expired keys, old reports.
+
+    `more` tells that it should be repeated soon, because it came to its limit.
+    """
 
     stuck: int = 0
     retried: int = 0
     expired_keys: int = 0
+    old_reports: int = 0
+    more: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +118,7 @@ class Notifications:
         stuck_after: timedelta = timedelta(seconds=60),
         keep_again_after: Sequence[timedelta] = (),
         gather: timedelta = timedelta(0),
+        report_retention: timedelta = timedelta(days=30),
     ) -> None:
         """Takes the ports.
 
@@ -124,7 +130,14 @@ class Notifications:
                 when storage is away; together well below `stuck_after`.
             gather: how long an outcome waits for others, while requests are under way, to be
                 kept in one unit of work with them; a crash meanwhile makes them unknown.
+            report_retention: how long delivery reports are kept as they came; a day at least,
+                for so long one may wait for its message.
+
+        Raises:
+            ValueError: that is too short.
         """
+        if report_retention < REPORT_WINDOW:
+            raise ValueError("report_retention must be a day or longer")
         self._storage = storage
         self._gateway = gateway
         self._jobs = jobs
@@ -137,6 +150,7 @@ class Notifications:
         self._stuck_after = stuck_after
         self._keep_again_after = tuple(keep_again_after)
         self._gather_s = gather.total_seconds()
+        self._report_retention = report_retention
         self._under_way = 0
         self._keeping = asyncio.Lock()
         self._results = _Results()
@@ -184,7 +198,8 @@ class Notifications:
         """Find attempts that died with their process, and what follows an unknown outcome.
 
         Also reports that came before it was known whose they are: in the same instant as the
-        answer to their send, or before it was certain that none comes.
+        answer to their send, or before it was certain that none comes. What has been kept long
+        enough is deleted. Up to `most` of each.
         """
         now = self._clock.now()
         async with self._storage() as uow:
@@ -202,14 +217,23 @@ class Notifications:
                 ]
             if retried:
                 await uow.notifications.save(*retried)
-            expired = await uow.idempotency.forget_expired(now=now)
+            expired = await uow.idempotency.forget_expired(now=now, most=most)
+            reports = await uow.notifications.forget_reports(
+                before=now - self._report_retention, most=most
+            )
             await uow.commit()
         self._count([*lost, *told, *retried])
         if retried:
             self._jobs.wake()
         if lost:
             log.warning("attempts died with their process", extra={"messages": len(lost)})
-        return Swept(stuck=len(lost), retried=len(retried), expired_keys=expired)
+        return Swept(
+            stuck=len(lost),
+            retried=len(retried),
+            expired_keys=expired,
+            old_reports=reports,
+            more=max(len(lost), len(retried), expired, reports) >= most,
+        )
 
     async def backlog(self) -> tuple[int, timedelta]:
         """How many messages wait, and for how long the oldest one that is due has waited."""

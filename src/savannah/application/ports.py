@@ -281,6 +281,13 @@ class Notifications(Protocol):
         """
 
     @abstractmethod
+    async def forget_reports(self, *, before: datetime, most: int) -> int:
+        """Delete up to `most` reports that came by that moment, oldest first; how many.
+
+        What a report has said of its message stands in the message.
+        """
+
+    @abstractmethod
     async def pause(self) -> Pause | None:
         """The gateway's trouble, if any."""
 
@@ -324,8 +331,15 @@ class Events(Protocol):
     async def of(self, subject: str, subject_id: UUID) -> Sequence[Event]:
         """Everything about one thing, oldest first."""
 
+    @abstractmethod
+    async def forget_logins(self, *, before: datetime, most: int) -> int:
+        """Delete up to `most` of `LOGIN_ACTIONS` up to that moment, oldest first; how many.
 
-@dataclass(frozen=True, slots=True)
+        All others stay for ever.
+        """
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class IdempotencyRecordKey:
     """Whose key, on what: `operation` is the method and the canonical path."""
 
@@ -354,8 +368,8 @@ class Idempotency(Protocol):
     ) -> None: ...
 
     @abstractmethod
-    async def forget_expired(self, *, now: datetime) -> int:
-        """Delete what has expired; how many there were."""
+    async def forget_expired(self, *, now: datetime, most: int) -> int:
+        """Delete up to `most` of what has expired, oldest first; how many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -482,8 +496,12 @@ class Grants(Protocol):
         """All grants of one client, or only those of one person."""
 
     @abstractmethod
-    async def forget(self, *, before: datetime) -> None:
-        """Delete refresh tokens that expired, and grants made before then with nothing left."""
+    async def forget(self, *, before: datetime, most: int) -> int:
+        """Delete grants made by that moment, so long ago that no token of theirs lives; how many.
+
+        Up to `most` of their refresh tokens go first, and then as many of those grants that have
+        neither tokens nor codes left. Both count.
+        """
 
     @abstractmethod
     async def clients_of_session(self, session_id: UUID) -> Collection[str]:
@@ -515,8 +533,11 @@ class Handshakes(Protocol):
         """Take an id that may be used once, such as an assertion's; False when it was taken."""
 
     @abstractmethod
-    async def forget(self, *, now: datetime, codes_before: datetime) -> None:
-        """Delete pushed requests and ids that have expired, and codes older than that."""
+    async def forget(self, *, now: datetime, codes_before: datetime, most: int) -> int:
+        """Delete pushed requests and ids that have expired, and codes that had by then; how many.
+
+        Up to `most` of each, oldest first.
+        """
 
 
 class BrowserSessions(Protocol):
@@ -542,8 +563,8 @@ class BrowserSessions(Protocol):
         """End all sessions of somebody; the ids of those that had not ended before."""
 
     @abstractmethod
-    async def forget(self, *, before: datetime) -> None:
-        """Delete those that expired before that moment."""
+    async def forget(self, *, before: datetime, most: int) -> int:
+        """Delete up to `most` of those that had expired by that moment, oldest first; how many."""
 
 
 class Consents(Protocol):
@@ -593,6 +614,10 @@ class SigningKeys(Protocol):
 
     @abstractmethod
     async def save(self, key: SigningKey) -> None: ...
+
+    @abstractmethod
+    async def forget(self, *, before: datetime) -> None:
+        """Delete those that had retired, or were revoked, by that moment."""
 
 
 class UnitOfWork(Protocol):
@@ -764,7 +789,7 @@ class Tokens(Protocol):
 
     @abstractmethod
     async def read_hint(self, token: str) -> IdHint:
-        """An ID token of any age. Raises: InvalidToken."""
+        """An ID token, expired or not, as long as its key is kept. Raises: InvalidToken."""
 
     @abstractmethod
     async def public_keys(self) -> Sequence[Mapping[str, object]]:
@@ -778,7 +803,8 @@ class Tokens(Protocol):
     async def prepare(self) -> None:
         """See that there is a key that signs, and the next one, published before it is needed.
 
-        Making keys is slow: whoever serves requests calls this before and beside them.
+        Keys that retired or were revoked too long ago for any use are deleted. Making keys is
+        slow: whoever serves requests calls this before and beside them.
         """
 
     @abstractmethod

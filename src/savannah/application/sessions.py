@@ -281,12 +281,21 @@ class Sessions:
         )
         return await self._sender.send(notice.uri, token)
 
-    async def sweep(self) -> None:
-        """Delete what is over: pushed requests, used ids, old codes, sessions and grants."""
+    async def sweep(self, *, most: int = 500) -> bool:
+        """Delete what is over, up to `most` of each kind; whether there may be more.
+
+        Those are pushed requests, used ids, old codes, sessions and grants, and what the audit log
+        says of logins.
+        """
         now = self._clock.now()
-        kept = self._settings.refresh_family_ttl + self._settings.access_token_ttl
+        over = now - self._settings.refresh_family_ttl - self._settings.access_token_ttl
+        logins = now - self._settings.login_retention
         async with self._storage() as uow:
-            await uow.handshakes.forget(now=now, codes_before=now - kept)
-            await uow.sessions.forget(before=now - kept)
-            await uow.grants.forget(before=now - kept)
+            forgotten = (
+                await uow.handshakes.forget(now=now, codes_before=over, most=most),
+                await uow.sessions.forget(before=over, most=most),
+                await uow.grants.forget(before=over, most=most),
+                await uow.events.forget_logins(before=logins, most=most),
+            )
             await uow.commit()
+        return max(forgotten) >= most

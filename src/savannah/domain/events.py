@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 
@@ -25,3 +26,24 @@ class Event:
     version: int | None = None
     data: Mapping[str, object] = field(default_factory=dict)
     request_id: str | None = None
+
+
+LOGIN_ACTIONS: Final = frozenset(
+    {
+        "client.logged_in",
+        "client.logged_out",
+        "client.login_failed",
+        "client.token_revoked",
+        "user.code_replayed",
+        "user.logged_in",
+        "user.logged_out",
+        "user.login_failed",
+        "user.password_change_failed",
+        "user.refresh_reused",
+        "user.token_revoked",
+    }
+)
+"""What is done with an account or an app, or tried; every other action changes something.
+
+There is one for each login, and for each guess of a stranger, so they are kept for a time only.
+"""

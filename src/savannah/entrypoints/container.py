@@ -6,19 +6,14 @@ an object; a door asks once for `container.savannah()` and passes that on.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from dependency_injector import containers, providers
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.metrics_core import Metric
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry
 
 from savannah.adapters.africastalking import AfricasTalking
 from savannah.adapters.in_process import InProcessQueue
@@ -40,7 +35,8 @@ from savannah.application.reports import Reports
 from savannah.application.savannah import Identity, Savannah
 from savannah.domain.errors import Unavailable
 from savannah.domain.notification import Outcome, RefusalKind, RefusedSms
-from savannah.entrypoints.settings import GatewaySettings, Settings, shared_metrics
+from savannah.entrypoints.settings import GatewaySettings, Settings
+from savannah.entrypoints.shared_metrics import SharedRegistry
 from savannah.entrypoints.watch import TimedGateway, Watch
 
 if TYPE_CHECKING:
@@ -70,61 +66,6 @@ class Place:
     public_url: str
     gateway_url: str | None = None
     in_company: bool = False
-
-
-class SharedRegistry(CollectorRegistry):
-    """Gives out what all processes of one server have counted, whichever of them is asked.
-
-    CPU, memory and open files are each process's own, under its name: `process="worker-1"`.
-    """
-
-    _MARK: Final = "process_"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._folder = shared_metrics()
-        name = multiprocessing.current_process().name
-        (self._folder / f"{self._MARK}{name}").write_text(str(os.getpid()), encoding="ascii")
-
-    def register(self, collector: Collector) -> None:
-        """Nothing is kept here: values tell by themselves, through files."""
-
-    def collect(self) -> Iterator[Metric]:
-        self._forget_levels_of_the_dead()
-        shared = MultiProcessCollector(CollectorRegistry())  # type: ignore[no-untyped-call]  # it has no types
-        yield from shared.collect()  # type: ignore[no-untyped-call]  # likewise
-        yield from self._processes()
-
-    def _processes(self) -> Iterable[Metric]:
-        families: dict[str, Metric] = {}
-        for mark in sorted(self._folder.glob(f"{self._MARK}*")):
-            pid, name = mark.read_text(encoding="ascii"), mark.name.removeprefix(self._MARK)
-            own = CollectorRegistry()
-            ProcessCollector(pid=lambda pid=pid: pid, registry=own)  # type: ignore[misc]  # bound now
-            for found in own.collect():
-                family = families.setdefault(
-                    found.name, Metric(found.name, found.documentation, found.type)
-                )
-                for sample in found.samples:
-                    family.add_sample(sample.name, {"process": name}, sample.value)
-        return families.values()
-
-    def _forget_levels_of_the_dead(self) -> None:
-        """A process that was killed cannot take its levels out of the sums itself."""
-        for file in self._folder.glob("gauge_live*_*.db"):
-            pid = file.stem.rpartition("_")[2]
-            if not _is_running(int(pid)):
-                file.unlink(missing_ok=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class NoGateway(SmsGateway):
@@ -193,6 +134,7 @@ def _identity_settings(settings: Settings) -> IdentitySettings:
         access_token_ttl=settings.access_token_ttl,
         refresh_grace=settings.refresh_grace,
         login_lock=settings.login_lock,
+        login_retention=settings.login_retention,
     )
 
 
@@ -325,6 +267,7 @@ class Container(containers.DeclarativeContainer):
         stuck_after=providers.Callable(stuck_after, settings.provided.gateway),
         keep_again_after=_KEEP_AGAIN_AFTER,
         gather=_GATHER,
+        report_retention=settings.provided.report_retention,
     )
     watch = providers.Singleton(_watch, settings, metrics, notifications, storage, queue)
     reports = providers.Singleton(

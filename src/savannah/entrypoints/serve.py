@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import multiprocessing
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,6 +39,7 @@ from savannah.entrypoints.server import (
     url_of,
 )
 from savannah.entrypoints.settings import Settings, SettingsError, share_metrics_in
+from savannah.entrypoints.shared_metrics import metrics_folder
 from savannah.entrypoints.simulator import Simulator, SimulatorSettings
 from savannah.entrypoints.slow_clients import ClientLimits
 from savannah.entrypoints.supervisor import (
@@ -413,11 +414,10 @@ def _serve_in_many(
         log.warning("Several processes: each one counts rate limits and failed logins for itself")
     with (
         contextlib.ExitStack() as stack,
-        tempfile.TemporaryDirectory(prefix="savannah-metrics-") as metrics,
+        metrics_folder() as metrics,
     ):
         _load(job)
         share_metrics_in(metrics)
-        count_together()
         job = replace(job, place=replace(job.place, in_company=True))
         groups: list[list[Child]] = []
         if job.mounts_simulator:
@@ -457,6 +457,7 @@ def _load(job: _Job) -> None:
 
 
 def _worker_process(job: _Job, listener: socket.socket, ready: Callable[[], None]) -> None:
+    count_together(multiprocessing.current_process().name)
     logs.configure(level=job.settings.log_level, format_=job.settings.log_format)
     run(_serve_here(job, listener, ready))
 

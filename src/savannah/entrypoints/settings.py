@@ -84,6 +84,8 @@ class Settings:
     registration_role: Role
     app_creation_open: bool
     login_lock: Rate | None
+    login_retention: timedelta
+    report_retention: timedelta
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     rate_limit: Rate | None
     rate_limit_auth: Rate | None
@@ -239,7 +241,7 @@ def environment_for_child(**settings: str) -> dict[str, str]:
 
 
 def share_metrics_in(folder: str) -> None:
-    """Let the processes of one server count together, see `prometheus.count_together`."""
+    """Let the processes of one server count together, see `shared_metrics`."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # noqa: TID251  it knows no other way
 
 
@@ -332,6 +334,8 @@ def _read(variables: Variables) -> Settings:
         app_creation_open=take("APP_CREATION", kinds.one_of("open", "admin"), _door(debug))
         == "open",
         login_lock=take("LOGIN_LOCK", kinds.RATE, Rate(5, timedelta(minutes=15))),
+        login_retention=take("LOGIN_RETENTION_DAYS", kinds.DAYS, timedelta(days=90)),
+        report_retention=take("SMS_REPORT_RETENTION_DAYS", kinds.DAYS, timedelta(days=30)),
         trusted_proxies=take("TRUSTED_PROXIES", kinds.NETWORKS, ()),
         rate_limit=take("RATE_LIMIT", kinds.RATE, Rate(600, timedelta(minutes=1))),
         rate_limit_auth=take("RATE_LIMIT_AUTH", kinds.RATE, Rate(10, timedelta(minutes=1))),

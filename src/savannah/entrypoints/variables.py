@@ -127,6 +127,10 @@ def _seconds(raw: str) -> timedelta:
     return timedelta(seconds=number)
 
 
+def _days(raw: str) -> timedelta:
+    return timedelta(days=whole(1, 3650).read(raw))
+
+
 def _timeouts(raw: str) -> tuple[timedelta, timedelta]:
     connect, read = raw.split(",")
     return _seconds(connect.strip()), _seconds(read.strip())
@@ -269,6 +273,7 @@ def redis_hosts(url: str) -> list[str]:
 FLAG: Final = Kind("must be true or false", lambda raw: _TRUTH[raw.lower()])
 TEXT: Final = Kind("must be text", str)
 SECONDS: Final = Kind("must be a positive number of seconds", _seconds)
+DAYS: Final = Kind("must be a whole number of days from 1 to 3650", _days)
 RATE: Final[Kind[Rate | None]] = Kind(
     "must be COUNT/PERIOD, such as 20/h, 600/min or 5/15min, or off",
     lambda raw: None if raw.lower() == "off" else Rate.parse(raw),

@@ -27,6 +27,7 @@ SWEEP_EVERY_S: Final = 10.0
 WATCH_EVERY_S: Final = 2.0
 LOGOUTS_EVERY_S: Final = 2.0
 FORGET_EVERY_S: Final = 600.0
+FORGET_ON_S: Final = 0.05  # when there was more than one batch; others get their turn meanwhile
 # One order is dispatched at once; those that come in a burst are dispatched together, since a round
 # costs as much as several orders.
 ROUND_EVERY_S: Final = 0.01
@@ -84,20 +85,23 @@ class LogoutRelay:
         await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
-        next_sweep = 0.0
+        next_sweep, more = 0.0, False
         while not self._stopped.is_set():
+            sweeps, more = more, False
             try:
                 if time.monotonic() >= next_sweep:
                     next_sweep = time.monotonic() + FORGET_EVERY_S
+                    sweeps = True
                     await self._tokens.prepare()
-                    await self._sessions.sweep()
+                if sweeps:
+                    more = await self._sessions.sweep()
                 while await self._sessions.deliver_notices() and not self._stopped.is_set():
                     pass
             except Exception as error:  # nothing in one round may end the relay
                 unforeseen = not isinstance(error, Unavailable)
                 log.log(logging.ERROR, "the logout relay failed", exc_info=unforeseen)
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOGOUTS_EVERY_S):
+                async with asyncio.timeout(FORGET_ON_S if more else LOGOUTS_EVERY_S):
                     await self._stopped.wait()
 
 
@@ -194,7 +198,8 @@ class Outbox:
         now = time.monotonic()
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_S
-            await self._notifications.sweep()
+            if (await self._notifications.sweep()).more:
+                self._next_sweep = now  # in the next round, so that nobody waits for a long one
         while await self._notifications.dispatch_due(most=MOST) == MOST:
             if self._stopped.is_set():
                 break

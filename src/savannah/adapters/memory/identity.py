@@ -8,7 +8,7 @@ from datetime import datetime
 from operator import attrgetter
 from uuid import UUID
 
-from savannah.adapters.memory.tables import Tables, page_of
+from savannah.adapters.memory.tables import Tables, drop_oldest, page_of
 from savannah.application.ports import (
     ClientFilter,
     Clients,
@@ -194,15 +194,19 @@ class MemoryGrants(Grants):
         for grant in [grant for grant in self._tables.grants.values() if which(grant)]:
             await self.revoke(grant.id, at=at)
 
-    async def forget(self, *, before: datetime) -> None:
+    async def forget(self, *, before: datetime, most: int) -> int:
         tables = self._tables
-        for token in [t for t in tables.refresh_tokens.values() if t.expires_at <= before]:
-            tables.refresh_tokens.drop(token.digest)
+        over = {k: g.created_at for k, g in tables.grants.items() if g.created_at <= before}
+        tokens = (
+            (over[token.grant_id], digest)
+            for digest, token in tables.refresh_tokens.items()
+            if token.grant_id in over
+        )
+        forgotten = drop_oldest(tables.refresh_tokens, tokens, most)
         kept = {token.grant_id for token in tables.refresh_tokens.values()}
         kept |= {code.grant_id for code in tables.codes.values()}
-        for grant in [g for g in tables.grants.values() if g.created_at <= before]:
-            if grant.id not in kept:
-                tables.grants.drop(grant.id)
+        bare = ((at, grant_id) for grant_id, at in over.items() if grant_id not in kept)
+        return forgotten + drop_oldest(tables.grants, bare, most)
 
     async def clients_of_session(self, session_id: UUID) -> Collection[str]:
         grants = self._tables.grants.values()
@@ -224,3 +228,8 @@ class MemorySigningKeys(SigningKeys):
 
     async def save(self, key: SigningKey) -> None:
         self._tables.signing_keys.put(key.kid, key)
+
+    async def forget(self, *, before: datetime) -> None:
+        for key in await self.list():
+            if any(at is not None and at <= before for at in (key.retired_at, key.revoked_at)):
+                self._tables.signing_keys.drop(key.kid)

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Final
 
 from savannah.adapters.memory.orders import newest_of
-from savannah.adapters.memory.tables import FREE, KeptReport, Tables, page_of
+from savannah.adapters.memory.tables import FREE, KeptReport, Tables, drop_oldest, page_of
 from savannah.application.ports import DueMessage, Lock, NotificationFilter, Notifications
 from savannah.domain.errors import NotFound, Unavailable
 from savannah.domain.notification import (
@@ -262,6 +262,14 @@ class MemoryNotifications(Notifications):
                 if status is SmsStatus.UNKNOWN and handed_at <= row.report.received_at:
                     found.append(row.report)
         return sorted(found, key=attrgetter("received_at", "provider_id", "word"))[:most]
+
+    async def forget_reports(self, *, before: datetime, most: int) -> int:
+        old = (
+            (row.report.received_at, key)
+            for key, row in self._tables.reports.items()
+            if row.report.received_at <= before
+        )
+        return drop_oldest(self._tables.reports, old, most)
 
     async def pause(self) -> Pause | None:
         return self._tables.pauses.get(_GATEWAY)

@@ -6,10 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
-from typing import TypeVar
 from uuid import UUID
 
-from savannah.adapters.memory.tables import Table, Tables
+from savannah.adapters.memory.tables import Tables, drop_oldest
 from savannah.application.ports import (
     BrowserSessions,
     Consents,
@@ -25,9 +24,6 @@ from savannah.domain.oauth import (
     LogoutNotice,
     PushedRequest,
 )
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class MemoryHandshakes(Handshakes):
@@ -65,13 +61,16 @@ class MemoryHandshakes(Handshakes):
         self._tables.claimed.put(digest, expires_at)
         return True
 
-    async def forget(self, *, now: datetime, codes_before: datetime) -> None:
-        _drop(
-            self._tables.pushed, [k for k, v in self._tables.pushed.items() if v.expires_at <= now]
+    async def forget(self, *, now: datetime, codes_before: datetime, most: int) -> int:
+        tables = self._tables
+        pushed = ((r.expires_at, k) for k, r in tables.pushed.items() if r.expires_at <= now)
+        claimed = ((at, k) for k, at in tables.claimed.items() if at <= now)
+        codes = ((c.expires_at, k) for k, c in tables.codes.items() if c.expires_at <= codes_before)
+        return (
+            drop_oldest(tables.pushed, pushed, most)
+            + drop_oldest(tables.claimed, claimed, most)
+            + drop_oldest(tables.codes, codes, most)
         )
-        _drop(self._tables.claimed, [k for k, v in self._tables.claimed.items() if v <= now])
-        old = [k for k, v in self._tables.codes.items() if v.expires_at <= codes_before]
-        _drop(self._tables.codes, old)
 
 
 class MemoryBrowserSessions(BrowserSessions):
@@ -105,9 +104,10 @@ class MemoryBrowserSessions(BrowserSessions):
         theirs = [s.id for s in self._tables.sessions.values() if s.user_id == user_id]
         return [each for each in theirs if await self.end(each, at=at)]
 
-    async def forget(self, *, before: datetime) -> None:
-        old = [k for k, s in self._tables.sessions.items() if s.expires_at <= before]
-        _drop(self._tables.sessions, old)
+    async def forget(self, *, before: datetime, most: int) -> int:
+        sessions = self._tables.sessions
+        old = ((s.expires_at, k) for k, s in sessions.items() if s.expires_at <= before)
+        return drop_oldest(sessions, old, most)
 
 
 class MemoryConsents(Consents):
@@ -159,8 +159,3 @@ class MemoryLogoutNotices(LogoutNotices):
 
     async def remove(self, notice_id: UUID) -> None:
         self._tables.logout_notices.drop(notice_id)
-
-
-def _drop(table: Table[K, V], keys: Sequence[K]) -> None:
-    for key in keys:
-        table.drop(key)

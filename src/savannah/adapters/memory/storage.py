@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from heapq import nsmallest
 from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self
@@ -30,7 +31,7 @@ from savannah.adapters.memory.oauth import (
 )
 from savannah.adapters.memory.orders import MemoryOrders
 from savannah.adapters.memory.reports import MemoryReports
-from savannah.adapters.memory.tables import KeptAnswer, Tables
+from savannah.adapters.memory.tables import KeptAnswer, Tables, drop_oldest
 from savannah.application.ports import (
     Events,
     Idempotency,
@@ -40,7 +41,7 @@ from savannah.application.ports import (
     UnitOfWork,
 )
 from savannah.domain.errors import IdempotencyKeyReused
-from savannah.domain.events import Event
+from savannah.domain.events import LOGIN_ACTIONS, Event
 
 
 class MemoryEvents(Events):
@@ -56,6 +57,26 @@ class MemoryEvents(Events):
     async def of(self, subject: str, subject_id: UUID) -> Sequence[Event]:
         events = self._tables.events.get((subject, subject_id)) or ()
         return sorted(events, key=attrgetter("at", "id"))
+
+    async def forget_logins(self, *, before: datetime, most: int) -> int:
+        old = nsmallest(
+            most,
+            (
+                event
+                for events in self._tables.events.values()
+                for event in events
+                if event.action in LOGIN_ACTIONS and event.at <= before
+            ),
+            key=attrgetter("at", "id"),
+        )
+        gone = {event.id for event in old}
+        for subject in {(event.subject, event.subject_id) for event in old}:
+            kept = tuple(event for event in await self.of(*subject) if event.id not in gone)
+            if kept:
+                self._tables.events.put(subject, kept)
+            else:
+                self._tables.events.drop(subject)
+        return len(old)
 
 
 class MemoryIdempotency(Idempotency):
@@ -83,11 +104,13 @@ class MemoryIdempotency(Idempotency):
     ) -> None:
         self._tables.answers.put(key, KeptAnswer(fingerprint, answer, expires_at))
 
-    async def forget_expired(self, *, now: datetime) -> int:
-        expired = [key for key, kept in self._tables.answers.items() if kept.expires_at <= now]
-        for key in expired:
-            self._tables.answers.drop(key)
-        return len(expired)
+    async def forget_expired(self, *, now: datetime, most: int) -> int:
+        expired = (
+            (kept.expires_at, key)
+            for key, kept in self._tables.answers.items()
+            if kept.expires_at <= now
+        )
+        return drop_oldest(self._tables.answers, expired, most)
 
 
 class MemoryUnitOfWork(UnitOfWork):

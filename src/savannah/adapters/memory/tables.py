@@ -173,6 +173,14 @@ class Tables:
             table.close()
 
 
+def drop_oldest(table: Table[K, V], old: Iterable[tuple[datetime, K]], most: int) -> int:
+    """Delete the first of these rows, each told by its moment and key; how many."""
+    gone = heapq.nsmallest(most, old)
+    for _, key in gone:
+        table.drop(key)
+    return len(gone)
+
+
 def page_of(
     rows: Iterable[Row],
     request: PageRequest,

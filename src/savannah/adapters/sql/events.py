@@ -18,10 +18,10 @@ from sqlalchemy import (
     insert,
     select,
     true,
-    tuple_,
 )
 
-from savannah.adapters.sql.tables import events, idempotency_keys
+from savannah.adapters.sql.retention import forget, oldest
+from savannah.adapters.sql.tables import ABOUT_A_LOGIN, events, idempotency_keys
 from savannah.adapters.sql.transaction import Params, Transaction
 from savannah.application.ports import Events, Idempotency, IdempotencyRecordKey
 from savannah.domain.errors import IdempotencyInProgress, IdempotencyKeyReused
@@ -36,6 +36,7 @@ _EVENTS_OF: Final = (
     )
     .order_by(events.c.at, events.c.id)
 )
+_FORGET_LOGINS: Final = (oldest(events.c.at, ABOUT_A_LOGIN),)
 
 
 class SqlEvents(Events):
@@ -75,6 +76,9 @@ class SqlEvents(Events):
             for row in await self._transaction.all(_EVENTS_OF, values)
         ]
 
+    async def forget_logins(self, *, before: datetime, most: int) -> int:
+        return await forget(self._transaction, _FORGET_LOGINS, moment=before, most=most)
+
 
 # --- idempotency ---------------------------------------------------------------------------------
 
@@ -99,13 +103,7 @@ _FIND: Final[dict[str, Select[Any]]] = {
 }
 _KEEP: Final = insert(idempotency_keys)
 _FORGET: Final = delete(idempotency_keys).where(_IS_KEY)
-_ID: Final = (_k.principal, _k.operation, _k.key)
-_FORGET_EXPIRED: Final = delete(idempotency_keys).where(
-    # Those that are locked are about to go in another transaction.
-    tuple_(*_ID).in_(
-        select(*_ID).where(_k.expires_at <= bindparam("now")).with_for_update(skip_locked=True)
-    )
-)
+_FORGET_EXPIRED: Final = (oldest(_k.expires_at),)
 
 
 class SqlIdempotency(Idempotency):
@@ -156,10 +154,8 @@ class SqlIdempotency(Idempotency):
         }
         self._transaction.later(_KEEP, values)
 
-    async def forget_expired(self, *, now: datetime) -> int:
-        return await self._transaction.run(
-            lambda connection: connection.execute(_FORGET_EXPIRED, {"now": now}).rowcount
-        )
+    async def forget_expired(self, *, now: datetime, most: int) -> int:
+        return await forget(self._transaction, _FORGET_EXPIRED, moment=now, most=most)
 
 
 def _key_values(key: IdempotencyRecordKey) -> Params:

@@ -12,6 +12,7 @@ from sqlalchemy import Row, bindparam, delete, exists, insert, or_, select, upda
 
 from savannah.adapters.sql.engines import Lookup
 from savannah.adapters.sql.paging import SortKey, read_page
+from savannah.adapters.sql.retention import MOMENT, forget, oldest, only
 from savannah.adapters.sql.tables import (
     authorization_codes,
     clients,
@@ -294,9 +295,14 @@ _CLIENTS_OF_SESSION: Final = (
     select(grants.c.client_id).where(grants.c.session_id == bindparam("of_session")).distinct()
 )
 _FORGET: Final = (
-    delete(refresh_tokens).where(refresh_tokens.c.expires_at <= bindparam("before")),
-    delete(grants).where(
-        grants.c.created_at <= bindparam("before"),
+    only(
+        select(refresh_tokens.c.digest)
+        .join(grants, grants.c.id == refresh_tokens.c.grant_id)
+        .where(grants.c.created_at <= MOMENT)
+        .order_by(grants.c.created_at, refresh_tokens.c.digest)
+    ),
+    oldest(
+        grants.c.created_at,
         ~exists().where(refresh_tokens.c.grant_id == grants.c.id),
         ~exists().where(authorization_codes.c.grant_id == grants.c.id),
     ),
@@ -400,9 +406,8 @@ class SqlGrants(Grants):
         else:
             self._transaction.later(_REVOKE_OF_CLIENT_AND_USER, {**values, "of_user": user_id})
 
-    async def forget(self, *, before: datetime) -> None:
-        for statement in _FORGET:
-            self._transaction.later(statement, {"before": before})
+    async def forget(self, *, before: datetime, most: int) -> int:
+        return await forget(self._transaction, _FORGET, moment=before, most=most)
 
     async def clients_of_session(self, session_id: UUID) -> Collection[str]:
         rows = await self._transaction.all(_CLIENTS_OF_SESSION, {"of_session": session_id})
@@ -431,6 +436,9 @@ _SIGNING_KEYS: Final = select(signing_keys).order_by(
 )
 _ADD_SIGNING_KEY: Final = insert(signing_keys)
 _SAVE_SIGNING_KEY: Final = update(signing_keys).where(signing_keys.c.kid == bindparam("of_kid"))
+_FORGET_SIGNING_KEYS: Final = delete(signing_keys).where(
+    or_(signing_keys.c.retired_at <= MOMENT, signing_keys.c.revoked_at <= MOMENT)
+)
 
 
 class SqlSigningKeys(SigningKeys):
@@ -458,6 +466,9 @@ class SqlSigningKeys(SigningKeys):
 
     async def save(self, key: SigningKey) -> None:
         self._transaction.later(_SAVE_SIGNING_KEY, {**_key_values(key), "of_kid": key.kid})
+
+    async def forget(self, *, before: datetime) -> None:
+        self._transaction.later(_FORGET_SIGNING_KEYS, {"moment": before})
 
 
 def _key_values(key: SigningKey) -> Params:

@@ -41,6 +41,7 @@ from sqlalchemy import (
 from savannah.adapters.sql.customers import customer_of
 from savannah.adapters.sql.orders import point_to_newest
 from savannah.adapters.sql.paging import SortKey, read_page
+from savannah.adapters.sql.retention import forget, oldest
 from savannah.adapters.sql.tables import (
     IN_OUTBOX,
     customers,
@@ -203,6 +204,7 @@ _MATCH_REPORT: Final = update(delivery_reports).where(
     delivery_reports.c.provider_id == bindparam("of_provider_id"),
     delivery_reports.c.word == bindparam("of_word"),
 )
+_FORGET_REPORTS: Final = (oldest(delivery_reports.c.received_at),)
 _PAUSE: Final = select(gateway_pauses).where(gateway_pauses.c.gateway == _GATEWAY)
 _PAUSED: Final[dict[str, BindParameter[Any]]] = {
     name: bindparam(f"new_{name}") for name in ("kind", "code", "until", "since")
@@ -526,6 +528,9 @@ class SqlNotifications(Notifications):
     async def unclaimed(self, *, handed_after: datetime, most: int) -> Sequence[DeliveryReport]:
         values = {"after": handed_after, "most": most}
         return [_report_of(row) for row in await self._transaction.all(_UNCLAIMED, values)]
+
+    async def forget_reports(self, *, before: datetime, most: int) -> int:
+        return await forget(self._transaction, _FORGET_REPORTS, moment=before, most=most)
 
     async def pause(self) -> Pause | None:
         row = await self._transaction.first(_PAUSE)

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Executable, Row, bindparam, delete, insert, select, update
 
+from savannah.adapters.sql.retention import forget, oldest
 from savannah.adapters.sql.tables import (
     authorization_codes,
     browser_sessions,
@@ -56,11 +57,8 @@ _TAKE_PUSHED: Final = (
     )
     .returning(*pushed_requests.c)
 )
-_FORGET: Final = (
-    delete(pushed_requests).where(pushed_requests.c.expires_at <= bindparam("now")),
-    delete(claimed_ids).where(claimed_ids.c.expires_at <= bindparam("now")),
-)
-_FORGET_CODES: Final = delete(authorization_codes).where(_codes.expires_at <= bindparam("before"))
+_FORGET: Final = (oldest(pushed_requests.c.expires_at), oldest(claimed_ids.c.expires_at))
+_FORGET_CODES: Final = (oldest(_codes.expires_at),)
 
 
 @cache
@@ -141,10 +139,9 @@ class SqlHandshakes(Handshakes):
         row = await self._transaction.first(_claim(self._transaction.dialect), values)
         return row is not None
 
-    async def forget(self, *, now: datetime, codes_before: datetime) -> None:
-        for statement in _FORGET:
-            self._transaction.later(statement, {"now": now})
-        self._transaction.later(_FORGET_CODES, {"before": codes_before})
+    async def forget(self, *, now: datetime, codes_before: datetime, most: int) -> int:
+        codes = await forget(self._transaction, _FORGET_CODES, moment=codes_before, most=most)
+        return codes + await forget(self._transaction, _FORGET, moment=now, most=most)
 
 
 # --- browser sessions and consents ---------------------------------------------------------------
@@ -171,9 +168,7 @@ _END_OF_USER: Final = (
     .values(ended_at=bindparam("at"))
     .returning(_sessions.id)
 )
-_FORGET_SESSIONS: Final = delete(browser_sessions).where(
-    _sessions.expires_at <= bindparam("before")
-)
+_FORGET_SESSIONS: Final = (oldest(_sessions.expires_at),)
 
 
 class SqlBrowserSessions(BrowserSessions):
@@ -202,8 +197,8 @@ class SqlBrowserSessions(BrowserSessions):
         rows = await self._transaction.all(_END_OF_USER, {"at": at, "of_user": user_id})
         return [row.id for row in rows]
 
-    async def forget(self, *, before: datetime) -> None:
-        self._transaction.later(_FORGET_SESSIONS, {"before": before})
+    async def forget(self, *, before: datetime, most: int) -> int:
+        return await forget(self._transaction, _FORGET_SESSIONS, moment=before, most=most)
 
 
 def _session_values(session: BrowserSession) -> Params:

@@ -33,6 +33,7 @@ from savannah.adapters.sql.column_types import Instant, Uid, Words
 from savannah.domain.access import Role
 from savannah.domain.clients import ClientType
 from savannah.domain.customer import Reachability
+from savannah.domain.events import LOGIN_ACTIONS
 from savannah.domain.money import QUANTITY_MAX
 from savannah.domain.notification import WAITING, Report, SmsStatus
 from savannah.domain.notification_policy import DeferReason, SkipReason
@@ -335,6 +336,8 @@ Index(
     postgresql_where=_unmatched,
 )
 
+Index("ix_delivery_reports_received_at", delivery_reports.c.received_at)
+
 gateway_pauses: Final = Table(
     "gateway_pauses",
     metadata,
@@ -360,6 +363,15 @@ events: Final = Table(
 )
 Index("ix_events_subject", events.c.subject_id, events.c.subject, events.c.at, events.c.id)
 Index("ix_events_at", events.c.at, events.c.id)
+# Those that are kept for a time only, among those that stay.
+ABOUT_A_LOGIN: Final = text(f"action IN ({', '.join(map(repr, sorted(LOGIN_ACTIONS)))})")
+Index(
+    "ix_events_logins",
+    events.c.at,
+    events.c.id,
+    sqlite_where=ABOUT_A_LOGIN,
+    postgresql_where=ABOUT_A_LOGIN,
+)
 
 idempotency_keys: Final = Table(
     "idempotency_keys",
@@ -446,7 +458,6 @@ refresh_tokens: Final = Table(
     Column("key_thumbprint", Words),
 )
 Index("ix_refresh_tokens_grant_id", refresh_tokens.c.grant_id)
-Index("ix_refresh_tokens_expires_at", refresh_tokens.c.expires_at)
 
 # Used codes stay as long as their tokens may live: a second use has to find what to revoke.
 authorization_codes: Final = Table(
