@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from savannah.application.business import Business
-from savannah.domain.notification import Cost
+from savannah.domain.notification import Cost, RefusalKind, RefusedSms
 from savannah.domain.notification_policy import Policy
 from savannah.domain.order import NotificationId
 from savannah.entrypoints.http.notifications import show
@@ -135,6 +135,22 @@ def test_a_key_makes_a_repeat_harmless(desk, refused):
     refused(other, 422, "idempotency_key_reused")
     desk.dispatch()
     assert len(desk.gateway.sent) == 2
+
+
+def test_a_subscriber_who_blocked_us_and_wants_texts_again_gets_them(desk, refused):
+    desk.gateway.answer(RefusedSms(kind=RefusalKind.BLOCKED, code="406"))
+    order = desk.order()
+    desk.dispatch()
+    desk.advance(minutes=5)
+    whose = f"/api/customers/{order['customer']}/"
+    assert desk.get(whose, by="viewer").json()["sms_reachability"] == "blocked"
+    refused(resend(desk, order), 409, "customer_opted_out")
+    for opted_out, learnt in ((True, "blocked"), (False, "unknown")):
+        found = desk.patch(whose, by="staff", json={"sms_opt_out": opted_out}).json()
+        assert (found["sms_opt_out"], found["sms_reachability"]) == (opted_out, learnt)
+    assert resend(desk, order).status_code == 202
+    desk.dispatch()
+    assert [sms.to for sms in desk.gateway.sent] == ["+254700123456"]
 
 
 def test_a_refusal_releases_its_key(desk, refused):

@@ -226,6 +226,24 @@ def test_a_new_phone_makes_what_was_learnt_about_the_old_one_void(customer, phon
         assert after.reachability is Reachability.UNKNOWN
 
 
+@given(customers(sms_opt_out=True))
+def test_who_wants_texts_again_is_not_taken_for_blocked_any_longer(customer):
+    after, changed = update(customer, sms_opt_out=False)
+    assert changed == ("sms_opt_out",)
+    if customer.reachability is Reachability.BLOCKED:
+        assert after.reachability is Reachability.UNKNOWN
+    else:
+        assert after.reachability is customer.reachability
+
+
+@given(customers(reachability=Reachability.BLOCKED))
+def test_nothing_else_that_is_said_of_a_customer_lifts_a_block(customer):
+    after, _ = update(customer, name="Jane", email=None, notes="x", sms_opt_out=True)
+    assert after.reachability is Reachability.BLOCKED
+    same, changed = update(customer, sms_opt_out=customer.sms_opt_out)
+    assert (same is customer, changed) == (True, ())
+
+
 def test_metadata_merges_and_null_removes_a_pair():
     jane = create(metadata={"a": "1", "b": "2"})
     after, changed = update(jane, metadata={"a": None, "c": "3"})

@@ -110,7 +110,8 @@ class Customer:
     ) -> tuple[Self, tuple[str, ...]]:
         """The customer after a merge of `changes`, and the names of the fields that changed.
 
-        Nothing changed means the same object and no names.
+        Nothing changed means the same object and no names. With another phone, nothing is known of
+        it; and whoever wants texts again is no longer taken for one who has blocked us.
 
         Raises:
             Invalid: with every broken, unknown, read-only or immutable field.
@@ -138,7 +139,8 @@ class Customer:
         changed = {name: value for name, value in new.items() if value != getattr(self, name)}
         if not changed:
             return self, ()
-        if "phone" in changed:
+        wanted_again = changed.get("sms_opt_out") is False
+        if "phone" in changed or (wanted_again and self.reachability is Reachability.BLOCKED):
             changed["reachability"] = Reachability.UNKNOWN
         after = replace(self, **changed, updated_at=at, version=self.version + 1)
         public = {attribute: name for name, attribute in _ATTRIBUTES.items()}

@@ -115,7 +115,10 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
     "email_taken": ("The e-mail address is taken", "Another customer has it."),
     "code_taken": ("The code is taken", "A code is never used twice."),
     "order_number_taken": ("No free order number was found", "Send the request again."),
-    "customer_opted_out": ("The customer wants no texts", "Reach the customer another way."),
+    "customer_opted_out": (
+        "The customer wants no texts",
+        "Reach them another way. After a block, `sms_opt_out` true and then false tries again.",
+    ),
     "no_sms_for_status": (
         "There is no text for this event yet",
         "`available_events` lists what the order has been through.",
