@@ -139,6 +139,37 @@ def test_quiet_hours_and_duplicates_do_not_stop_what_a_person_asks_for(facts, po
     assert not {"duplicate", "quiet_hours"} & matched
 
 
+@given(facts(), policies(), quiet_hours())
+def test_a_text_put_off_by_a_budget_or_a_limit_comes_when_its_customer_is_awake(
+    facts, policy, quiet
+):
+    noisy, policy = replace(policy, quiet_hours=None), replace(policy, quiet_hours=quiet)
+    free, verdict = decide(facts, noisy), decide(facts, policy)
+    if free.action is not Action.DEFER:
+        return
+    assert verdict.reason is free.reason
+    if facts.asked_by_human:
+        assert verdict.until == free.until
+        return
+    zone = policy.zone
+    if facts.phone.time_zone is not None:
+        zone = ZoneInfo(facts.phone.time_zone)
+    assert not is_quiet(quiet, verdict.until, zone)
+    if is_quiet(quiet, free.until, zone):
+        assert verdict.until == quiet.ends_after(free.until, zone)
+    else:
+        assert verdict.until == free.until
+
+
+@pytest.mark.parametrize("event", SmsEvent)
+def test_a_budget_that_is_free_at_midnight_wakes_nobody(event):
+    policy = Policy(quiet_hours=NIGHT, budget_daily=100, zone=NAIROBI)
+    late = Facts(now=NOW, event=event, phone=JANE, spent_today=100, spent_this_month=100)
+    verdict = decide(late, policy)
+    assert (verdict.action, verdict.reason) == (Action.DEFER, DeferReason.BUDGET)
+    assert verdict.until.astimezone(NAIROBI) == datetime(2026, 11, 24, 7, tzinfo=NAIROBI)
+
+
 @pytest.mark.parametrize(
     ("phone", "zone"),
     [

@@ -383,6 +383,21 @@ async def test_a_spent_budget_holds_texts_until_there_is_a_new_one(open_desk, bu
     assert (await desk.message(order)).status is SmsStatus.SENT
 
 
+async def test_a_text_that_a_budget_put_off_does_not_ring_at_midnight(open_desk):
+    desk = open_desk(budget_daily=1, quiet_hours=QuietHours(time(21), time(7)))
+    jane = await desk.customer()
+    await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    order = await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    message = await desk.message(order)
+    assert (message.event, message.defer_reason) == (SmsEvent.ORDER_CREATED, DeferReason.BUDGET)
+    assert message.due_at == datetime(2026, 11, 24, 4, tzinfo=UTC)  # seven in Nairobi
+    desk.clock.set(message.due_at)
+    await desk.notifications.dispatch_due()
+    assert (await desk.message(order)).status is SmsStatus.SENT
+
+
 async def test_a_day_whose_first_hour_comes_twice_has_one_budget(open_desk):
     havana = ZoneInfo("America/Havana")  # back from 01:00 to 00:00 at 05:00 UTC
     desk = open_desk(now=datetime(2026, 11, 1, 4, 30, tzinfo=UTC), budget_daily=1, zone=havana)

@@ -260,7 +260,7 @@ def _budget(facts: Facts, policy: Policy) -> _Decision:
         return None
     if policy.budget_action is BudgetAction.SKIP:
         return Action.SKIP, SkipReason.BUDGET, None
-    return Action.DEFER, DeferReason.BUDGET, until
+    return Action.DEFER, DeferReason.BUDGET, _awake(until, facts, policy)
 
 
 def _phone_limit(facts: Facts, policy: Policy) -> _Decision:
@@ -270,18 +270,28 @@ def _phone_limit(facts: Facts, policy: Policy) -> _Decision:
     recent = sorted(at for at in facts.texted_at if at > facts.now - limit.window)
     if len(recent) < limit.count:
         return None
-    return Action.DEFER, DeferReason.PHONE_LIMIT, recent[-limit.count] + limit.window
+    until = recent[-limit.count] + limit.window
+    return Action.DEFER, DeferReason.PHONE_LIMIT, _awake(until, facts, policy)
 
 
 def _quiet_hours(facts: Facts, policy: Policy) -> _Decision:
-    if policy.quiet_hours is None or facts.asked_by_human:
-        return None
     if facts.event is SmsEvent.ORDER_CREATED:  # the customer is at the desk, awake
         return None
+    until = _awake(facts.now, facts, policy)
+    return None if until == facts.now else (Action.DEFER, DeferReason.QUIET_HOURS, until)
+
+
+def _awake(moment: datetime, facts: Facts, policy: Policy) -> datetime:
+    """The first moment from then on that is not in the recipient's quiet hours.
+
+    For what a person asks for any moment will do. A new order's text that is put off until then
+    is no exception: its customer has left the desk.
+    """
+    if policy.quiet_hours is None or facts.asked_by_human:
+        return moment
     own_zone = facts.phone.time_zone if facts.phone is not None else None
     zone = ZoneInfo(own_zone) if own_zone is not None else policy.zone
-    until = policy.quiet_hours.ends_after(facts.now, zone)
-    return None if until is None else (Action.DEFER, DeferReason.QUIET_HOURS, until)
+    return policy.quiet_hours.ends_after(moment, zone) or moment
 
 
 RULES: Final[tuple[tuple[str, _Rule], ...]] = (
