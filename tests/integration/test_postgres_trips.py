@@ -17,14 +17,17 @@ from savannah import Caller, Savannah, in_memory
 from savannah.adapters.sql import SqlStorage, migrate
 from savannah.adapters.sql.statements import Statements
 from savannah.adapters.sql.tables import customers, events, notifications, orders
+from savannah.application.business import Business
 from savannah.application.idempotency import Once
 from savannah.application.ports import OrderFilter
 from savannah.domain.customer import Customer
 from savannah.domain.identity import GrantId
+from savannah.domain.notification_policy import Policy
 from savannah.domain.order import Order
 from savannah.domain.paging import PageRequest
 
 MANAGER = Caller.admin("user:manager")
+THRIFTY = Business(policy=Policy(budget_daily=10**9, budget_monthly=10**10))
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,7 @@ class Desk:
     def __init__(self, storage: SqlStorage) -> None:
         self.storage = storage
         self.app: Savannah = in_memory(storage=storage)
+        self.thrifty: Savannah = in_memory(storage=storage, business=THRIFTY)
         self.trips: list[str] = []
 
     async def watch(self) -> None:
@@ -58,6 +62,12 @@ class Desk:
         return await self.app.orders.create(
             customer=jane.id, item="Laptop", amount="999.99", by=MANAGER, **more
         )
+
+    async def begin_to_send(self, jane: Customer) -> None:
+        """Send what other stories left and one text more: the driver asks once about types."""
+        await self.order(jane)
+        while await self.app.notifications.dispatch_due():
+            pass
 
     async def texts(self) -> list[str]:
         """The text of each trip since the last time."""
@@ -132,11 +142,25 @@ def test_a_change_of_status_is_written_in_one_trip(url):
     tell(url, story)
 
 
+def test_what_was_spent_is_asked_in_one_trip(url):
+    async def story(desk: Desk) -> None:
+        jane = await desk.jane()
+        await desk.begin_to_send(jane)
+        trips = []
+        for app in (desk.app, desk.thrifty):
+            await desk.order(jane)
+            await desk.told()
+            assert await app.notifications.dispatch_due() == 1
+            trips.append(len(await desk.told()))
+        assert trips[1] == trips[0] + 1
+
+    tell(url, story)
+
+
 def test_a_text_is_written_anew_only_when_its_order_has_changed(url):
     async def story(desk: Desk) -> None:
         jane = await desk.jane()
-        while await desk.app.notifications.dispatch_due():  # of the other stories
-            pass
+        await desk.begin_to_send(jane)
         trips = []
         for edits in ({}, {"item": "Teapot"}):
             order = await desk.order(jane)

@@ -577,6 +577,10 @@ def test_every_ordering_is_read_from_an_index(path, noun, name, index, descendin
             lambda uow: uow.notifications.texted_at(["+254700123456"], after=NOW),
             "ix_notifications_to_phone",
         ),
+        *(
+            (lambda uow: uow.notifications.spending(currency="KES", today=NOW, month=NOW), index)
+            for index in ("ix_notifications_cost", "ix_notifications_unquoted")
+        ),
         (
             lambda uow: uow.orders.list(
                 OrderFilter(customer=[RANDOM.uuid()]), PageRequest(count=False)
@@ -609,6 +613,14 @@ def test_what_is_asked_often_is_answered_from_an_index(path, ask, index):
             await ask(uow)
 
     assert index in plan_of(path, story)
+
+
+def test_no_message_is_looked_at_one_by_one_for_a_budget(path):
+    async def story(storage: SqlStorage) -> None:
+        async with storage() as uow:
+            await uow.notifications.spending(currency="KES", today=NOW, month=NOW)
+
+    assert "SCAN notifications" not in plan_of(path, story)
 
 
 def test_messages_wait_in_the_outbox_only_while_they_wait(path):

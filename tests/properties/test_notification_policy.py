@@ -19,8 +19,10 @@ from savannah.domain.notification_policy import (
     RuleOutcome,
     RuleResult,
     SkipReason,
+    Spending,
     budget_free_at,
     decide,
+    price_of_segment,
     resend_free_at,
     retry_delay,
 )
@@ -403,6 +405,56 @@ def test_the_month_waits_longer_than_the_day(daily, monthly, until):
     policy = Policy(budget_daily=daily, budget_monthly=monthly, zone=NAIROBI)
     assert policy.has_budget
     assert budget_free_at(facts, policy) == (until and datetime.fromisoformat(until))
+
+
+sizes = st.lists(st.integers(1, 3), max_size=30)
+spendings = st.builds(
+    Spending,
+    quoted_today=st.integers(0, 100),
+    quoted_this_month=st.integers(100, 200),
+    open_today=st.integers(0, 10),
+    open_this_month=st.integers(10, 20),
+    price=st.integers(0, 30),
+)
+
+
+@given(spendings, sizes, st.integers(0, 300), st.integers(0, 300))
+def test_texts_judged_together_exceed_a_budget_by_no_more_than_the_last_of_them(
+    spending, segments, daily, monthly
+):
+    policy = Policy(budget_daily=daily, budget_monthly=monthly)
+    for size in segments:
+        facts = Facts(
+            now=NOW,
+            event=SmsEvent.ORDER_CREATED,
+            phone=JANE,
+            spent_today=spending.today,
+            spent_this_month=spending.this_month,
+        )
+        if decide(facts, policy).action is Action.SEND:
+            spending = spending.started(size)
+            assert spending.today < daily + size * spending.price
+            assert spending.this_month < monthly + size * spending.price
+
+
+@given(spendings, sizes)
+def test_what_nobody_has_quoted_counts_by_the_newest_price(spending, segments):
+    after = spending
+    for size in segments:
+        after = after.started(size)
+    assert after.today - spending.today == sum(segments) * spending.price
+    assert after.this_month - spending.this_month == sum(segments) * spending.price
+    assert (after.quoted_today, after.quoted_this_month) == (
+        spending.quoted_today,
+        spending.quoted_this_month,
+    )
+
+
+@given(st.integers(0, 10**6), st.integers(0, 4))
+def test_the_price_of_a_segment_is_rounded_up(units, segments):
+    price = price_of_segment(units, segments)
+    assert price * max(1, segments) >= units
+    assert (price - 1) * max(1, segments) < units
 
 
 # Delays

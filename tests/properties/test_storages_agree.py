@@ -598,7 +598,9 @@ class StoragesAgree(RuleBasedStateMachine):
                 await port.next_due_at(),
                 await port.backlog(),
                 sorted(await port.ids_of_dead()),
-                await port.spent(currency="KES", since=START + SECOND),
+                await port.spending(
+                    currency="KES", today=START + timedelta(hours=1), month=START + SECOND
+                ),
                 {phone: sorted(times) for phone, times in texted.items() if times},
             )
 

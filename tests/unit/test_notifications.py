@@ -383,6 +383,68 @@ async def test_a_spent_budget_holds_texts_until_there_is_a_new_one(open_desk, bu
     assert (await desk.message(order)).status is SmsStatus.SENT
 
 
+@pytest.mark.parametrize("kind", ["budget_daily", "budget_monthly"])
+async def test_one_batch_exceeds_a_budget_by_no_more_than_its_last_text(open_desk, kind):
+    desk = open_desk(**{kind: 30_000})
+    jane = await desk.customer()
+    await desk.order(jane)
+    await desk.notifications.dispatch_due()  # now the price is known: 8,000
+    for _ in range(10):
+        await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    assert Counter(statuses(await desk.messages())) == {"sent": 4, "deferred": 7}
+
+
+async def test_texts_under_way_count_for_a_budget(open_desk):
+    desk = open_desk(gateway=Gate(), budget_daily=16_000)
+    price = Cost(currency="KES", units=8_000)
+    jane = await desk.customer()
+    sent, under_way = await desk.order(jane), await desk.order(jane)
+    sending = asyncio.create_task(desk.notifications.dispatch_due())
+    await desk.gateway.reached_by(JANE, JANE)
+    desk.gateway.answer(JANE, Accepted(provider_id="1", cost=price))
+    while (await desk.message(sent)).status is not SmsStatus.SENT:
+        await turns(1)
+    late = await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    assert (await desk.message(late)).defer_reason is DeferReason.BUDGET
+    desk.gateway.answer(JANE, Accepted(provider_id="2", cost=price))
+    await sending
+    assert (await desk.message(under_way)).status is SmsStatus.SENT
+
+
+@pytest.mark.parametrize("word", [None, "sent", "delivered", "failed"])
+async def test_a_text_whose_answer_was_lost_counts_for_a_budget_whatever_is_reported(
+    open_desk, word
+):
+    desk = open_desk(budget_daily=16_000)
+    jane = await desk.customer()
+    await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    desk.gateway.answer(TIMEOUT)
+    lost = await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    if word is not None:
+        at = desk.clock.now()
+        await desk.notifications.record_report(report("ATXid_9", word, at=at))
+    assert (await desk.message(lost)).cost is None
+    late = await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    assert (await desk.message(late)).defer_reason is DeferReason.BUDGET
+
+
+async def test_a_text_that_surely_did_not_leave_costs_nothing(open_desk):
+    desk = open_desk(budget_daily=16_000)
+    jane = await desk.customer()
+    await desk.order(jane)
+    await desk.notifications.dispatch_due()
+    desk.gateway.answer(RefusedSms(kind=RefusalKind.NUMBER, code="403"))
+    for _ in range(2):
+        order = await desk.order(jane)
+        await desk.notifications.dispatch_due()
+    assert (await desk.message(order)).status is SmsStatus.SENT
+
+
 async def test_a_text_that_a_budget_put_off_does_not_ring_at_midnight(open_desk):
     desk = open_desk(budget_daily=1, quiet_hours=QuietHours(time(21), time(7)))
     jane = await desk.customer()

@@ -58,6 +58,7 @@ from savannah.domain.notification import (
 from savannah.domain.notification_policy import (
     Action,
     Facts,
+    Spending,
     budget_free_at,
     decide,
     resend_free_at,
@@ -304,7 +305,7 @@ class Notifications:
             phones = {each.customer.phone.e164 for each in due if each.customer.phone is not None}
             found = await uow.notifications.texted_at(phones, after=now - limit.window)
             texted = {phone: list(found.get(phone, ())) for phone in phones}
-        today, month = await self._spent(uow, now=now) if due else (0, 0)
+        spending = await self._spending(uow, now=now) if due else Spending()
         judged: list[Notification] = []
         for each in due:
             customer, message = each.customer, each.notification
@@ -321,8 +322,8 @@ class Notifications:
                     blocked=customer.reachability is Reachability.BLOCKED,
                     asked_by_human=message.resend_of is not None,
                     texted_at=times,
-                    spent_today=today,
-                    spent_this_month=month,
+                    spent_today=spending.today,
+                    spent_this_month=spending.this_month,
                 ),
                 self._policy,
             )
@@ -335,21 +336,22 @@ class Notifications:
                         after = after.rewritten(order, customer, policy=self._policy)
                 after = after.started(to=phone, at=now)
                 times.append(now)
+                spending = spending.started(after.segments)
             judged.append(after)
         return judged
 
-    async def _spent(self, uow: UnitOfWork, *, now: datetime) -> tuple[int, int]:
+    async def _spending(self, uow: UnitOfWork, *, now: datetime) -> Spending:
         if not self._policy.has_budget:
-            return 0, 0
+            return Spending()
         local = now.astimezone(self._policy.zone)
         # Where the clock shows the first hour twice, the day begins with the earlier one.
         midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-        spent = uow.notifications.spent
-        return (
-            await spent(currency=self._currency, since=midnight.astimezone(now.tzinfo)),
-            await spent(
-                currency=self._currency, since=midnight.replace(day=1).astimezone(now.tzinfo)
-            ),
+        # A whole month is looked at only by who has a budget for it.
+        first = midnight if self._policy.budget_monthly is None else midnight.replace(day=1)
+        return await uow.notifications.spending(
+            currency=self._currency,
+            today=midnight.astimezone(now.tzinfo),
+            month=first.astimezone(now.tzinfo),
         )
 
     async def _take_back(self, not_begun: Mapping[NotificationId, Notification]) -> None:
@@ -655,13 +657,13 @@ class Notifications:
                 raise CustomerErased
             if customer.sms_opt_out or customer.reachability is Reachability.BLOCKED:
                 raise CustomerOptedOut
-            today, month = await self._spent(uow, now=now)
+            spending = await self._spending(uow, now=now)
             facts = Facts(
                 now=now,
                 event=about,
                 phone=customer.phone,
-                spent_today=today,
-                spent_this_month=month,
+                spent_today=spending.today,
+                spent_this_month=spending.this_month,
             )
             if (free_at := budget_free_at(facts, self._policy)) is not None:
                 raise SmsBudgetExhausted(retry_after=free_at - now)

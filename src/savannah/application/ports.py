@@ -21,7 +21,7 @@ from savannah.domain.customer import Customer, CustomerId, Reachability
 from savannah.domain.events import Event
 from savannah.domain.identity import Grant, GrantId, RefreshToken, SigningKey, User, UserId
 from savannah.domain.notification import DeliveryReport, Notification, Outcome, Pause, SmsStatus
-from savannah.domain.notification_policy import Rate
+from savannah.domain.notification_policy import Rate, Spending
 from savannah.domain.oauth import (
     AuthorizationCode,
     BrowserSession,
@@ -242,8 +242,15 @@ class Notifications(Protocol):
         """When texts were handed over to those numbers since then (sending, sent, unknown, …)."""
 
     @abstractmethod
-    async def spent(self, *, currency: str, since: datetime) -> int:
-        """What messages handed over since then cost, in ten-thousandths."""
+    async def spending(self, *, currency: str, today: datetime, month: datetime) -> Spending:
+        """What texts in that currency cost that were handed over since a day and a month began.
+
+        Those count as open that are `sending` or `unknown`, and those that the gateway took without
+        a price. The newest quote is the one of the text handed over last.
+
+        Args:
+            month: not later than `today`.
+        """
 
     @abstractmethod
     async def resent_at(self, order_id: OrderId, *, after: datetime) -> Sequence[datetime]:

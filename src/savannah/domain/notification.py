@@ -52,6 +52,7 @@ class SmsStatus(StrEnum):
 
 WAITING: Final = frozenset({SmsStatus.QUEUED, SmsStatus.DEFERRED})
 HANDED_OVER: Final = frozenset({SmsStatus.SENT, SmsStatus.DELIVERED, SmsStatus.FAILED})
+OPEN: Final = frozenset({SmsStatus.SENDING, SmsStatus.UNKNOWN})  # it may have left
 
 
 class RefusalKind(StrEnum):

@@ -224,6 +224,49 @@ class Facts:
     spent_this_month: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """What texts cost since a local day and a local month began, as far as that is known.
+
+    Amounts are in ten-thousandths of one currency.
+
+    Attributes:
+        quoted_today: what the gateway has quoted, likewise `quoted_this_month`.
+        open_today: segments of texts that may cost something nobody has quoted: those under way,
+            and those whose answer was lost; likewise `open_this_month`.
+        price: of one segment, by the newest quote; 0 before the first.
+    """
+
+    quoted_today: int = 0
+    quoted_this_month: int = 0
+    open_today: int = 0
+    open_this_month: int = 0
+    price: int = 0
+
+    @property
+    def today(self) -> int:
+        return self.quoted_today + self.open_today * self.price
+
+    @property
+    def this_month(self) -> int:
+        return self.quoted_this_month + self.open_this_month * self.price
+
+    def started(self, segments: int) -> Spending:
+        """With one more text under way."""
+        return Spending(
+            quoted_today=self.quoted_today,
+            quoted_this_month=self.quoted_this_month,
+            open_today=self.open_today + segments,
+            open_this_month=self.open_this_month + segments,
+            price=self.price,
+        )
+
+
+def price_of_segment(units: int, segments: int) -> int:
+    """What a text that cost so much says of one segment, rounded up."""
+    return -(-units // max(1, segments))
+
+
 class RuleResult(StrEnum):
     PASSED = "passed"
     MATCHED = "matched"

@@ -13,18 +13,18 @@ from savannah.application.ports import DueMessage, Lock, NotificationFilter, Not
 from savannah.domain.errors import NotFound, Unavailable
 from savannah.domain.notification import (
     HANDED_OVER,
+    OPEN,
     WAITING,
     DeliveryReport,
     Notification,
     Pause,
     SmsStatus,
 )
-from savannah.domain.notification_policy import SkipReason
+from savannah.domain.notification_policy import SkipReason, Spending, price_of_segment
 from savannah.domain.order import NotificationId, OrderId
 from savannah.domain.paging import Page, PageRequest, Position
 
-_OPEN: Final = frozenset({SmsStatus.SENDING, SmsStatus.UNKNOWN})
-_REACHED_A_PHONE: Final = HANDED_OVER | _OPEN
+_REACHED_A_PHONE: Final = HANDED_OVER | OPEN
 _GATEWAY: Final = "gateway"
 
 
@@ -169,7 +169,7 @@ class MemoryNotifications(Notifications):
         found = [
             row
             for row, handed_at in self._handed_to(phone)
-            if row.status in _OPEN and handed_at > handed_after
+            if row.status in OPEN and handed_at > handed_after
         ]
         return sorted(found, key=attrgetter("id"))[:2]
 
@@ -195,14 +195,31 @@ class MemoryNotifications(Notifications):
             if row is not None and row.to is not None and row.to.e164 == phone and row.handed_at:
                 yield row, row.handed_at
 
-    async def spent(self, *, currency: str, since: datetime) -> int:
-        return sum(
-            row.cost.units
-            for row in self._tables.notifications.values()
-            if row.cost is not None
-            and row.cost.currency == currency
-            and row.handed_at is not None
-            and row.handed_at >= since
+    async def spending(self, *, currency: str, today: datetime, month: datetime) -> Spending:
+        handed = sorted(
+            (
+                (row.handed_at, row)
+                for row in self._tables.notifications.values()
+                if row.handed_at is not None
+            ),
+            key=lambda pair: (pair[0], pair[1].id),
+        )
+        quoted = [
+            (at, row.cost.units, row.segments)
+            for at, row in handed
+            if row.cost is not None and row.cost.currency == currency
+        ]
+        still_open = [
+            (at, row.segments)
+            for at, row in handed
+            if row.cost is None and (row.status in OPEN or row.provider_id is not None)
+        ]
+        return Spending(
+            quoted_today=sum(units for at, units, _ in quoted if at >= today),
+            quoted_this_month=sum(units for at, units, _ in quoted if at >= month),
+            open_today=sum(segments for at, segments in still_open if at >= today),
+            open_this_month=sum(segments for at, segments in still_open if at >= month),
+            price=price_of_segment(*quoted[-1][1:]) if quoted else 0,
         )
 
     async def resent_at(self, order_id: OrderId, *, after: datetime) -> Sequence[datetime]:
@@ -255,7 +272,7 @@ class MemoryNotifications(Notifications):
             possible = [
                 (message.status, handed_at)
                 for message, handed_at in self._handed_to(row.report.phone)
-                if message.status in _OPEN and handed_at > handed_after
+                if message.status in OPEN and handed_at > handed_after
             ]
             if len(possible) == 1:
                 ((status, handed_at),) = possible

@@ -25,6 +25,7 @@ from sqlalchemy import (
     Executable,
     Row,
     Select,
+    Subquery,
     Text,
     and_,
     any_,
@@ -35,6 +36,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    true,
     update,
 )
 
@@ -44,6 +46,7 @@ from savannah.adapters.sql.paging import SortKey, read_page
 from savannah.adapters.sql.retention import forget, oldest
 from savannah.adapters.sql.tables import (
     IN_OUTBOX,
+    IS_UNQUOTED,
     customers,
     delivery_reports,
     gateway_pauses,
@@ -60,6 +63,7 @@ from savannah.application.ports import (
 from savannah.domain.errors import NotFound
 from savannah.domain.notification import (
     HANDED_OVER,
+    OPEN,
     WAITING,
     Cost,
     DeliveryReport,
@@ -69,14 +73,20 @@ from savannah.domain.notification import (
     Report,
     SmsStatus,
 )
-from savannah.domain.notification_policy import DeferReason, RuleOutcome, RuleResult, SkipReason
+from savannah.domain.notification_policy import (
+    DeferReason,
+    RuleOutcome,
+    RuleResult,
+    SkipReason,
+    Spending,
+    price_of_segment,
+)
 from savannah.domain.order import NotificationId, OrderId
 from savannah.domain.paging import Page, PageRequest
 from savannah.domain.phone import PhoneNumber
 from savannah.domain.sms_text import Encoding, Locale, SmsEvent
 
-_OPEN: Final = frozenset({SmsStatus.SENDING, SmsStatus.UNKNOWN})
-_REACHED_A_PHONE: Final = sorted(HANDED_OVER | _OPEN)
+_REACHED_A_PHONE: Final = sorted(HANDED_OVER | OPEN)
 _GATEWAY: Final = "gateway"
 
 _n = notifications.c
@@ -137,15 +147,46 @@ _OPEN_TO: Final = (
     _SELECT.where(
         _n.to_phone == bindparam("phone"),
         _n.handed_at > bindparam("after"),
-        _n.status.in_(sorted(_OPEN)),
+        _n.status.in_(sorted(OPEN)),
     )
     .order_by(_n.id)
     .limit(2)
     .with_for_update()
 )
-_SPENT: Final = select(cast(func.coalesce(func.sum(_n.cost_units), 0), BigInteger)).where(
-    _n.cost_currency == bindparam("currency"), _n.handed_at >= bindparam("since")
+
+
+def _sums(what: Column[Any], *where: ColumnElement[bool]) -> Subquery:
+    """What was handed over since the month began, and since the day did."""
+    month, today = (_n.handed_at >= bindparam(since) for since in ("month", "today"))
+    of_month = func.sum(what)
+    return (
+        select(
+            *(
+                cast(func.coalesce(each, 0), BigInteger).label(name)
+                for name, each in (("today", of_month.filter(today)), ("month", of_month))
+            )
+        )
+        .where(month, *where)
+        .subquery()
+    )
+
+
+_QUOTED: Final = _sums(_n.cost_units, _n.cost_currency == bindparam("currency"))
+_UNQUOTED: Final = _sums(_n.segments, IS_UNQUOTED)
+_LAST_QUOTE: Final = (
+    select(_n.cost_units.label("units"), _n.segments)
+    .where(_n.cost_currency == bindparam("currency"), _n.handed_at.is_not(None))
+    .order_by(_n.handed_at.desc(), _n.id.desc())
+    .limit(1)
+    .subquery()
 )
+_SPENDING: Final = select(
+    _QUOTED.c.today.label("quoted_today"),
+    _QUOTED.c.month.label("quoted_this_month"),
+    _UNQUOTED.c.today.label("open_today"),
+    _UNQUOTED.c.month.label("open_this_month"),
+    _LAST_QUOTE,
+).select_from(_QUOTED.join(_UNQUOTED, true()).outerjoin(_LAST_QUOTE, true()))
 _RESENT: Final = (
     select(_n.created_at)
     .where(
@@ -190,7 +231,7 @@ _UNCLAIMED: Final = (
         )
         .where(
             _n.to_phone == delivery_reports.c.phone,
-            _n.status.in_(sorted(_OPEN)),
+            _n.status.in_(sorted(OPEN)),
             _n.handed_at > bindparam("after"),
         )
         .scalar_subquery(),
@@ -475,9 +516,16 @@ class SqlNotifications(Notifications):
             texted.setdefault(row.to_phone, []).append(row.handed_at)
         return texted
 
-    async def spent(self, *, currency: str, since: datetime) -> int:
-        row = await self._transaction.first(_SPENT, {"currency": currency, "since": since})
-        return 0 if row is None else int(row[0])
+    async def spending(self, *, currency: str, today: datetime, month: datetime) -> Spending:
+        values = {"currency": currency, "today": today, "month": month}
+        (row,) = await self._transaction.all(_SPENDING, values)
+        return Spending(
+            quoted_today=row.quoted_today,
+            quoted_this_month=row.quoted_this_month,
+            open_today=row.open_today,
+            open_this_month=row.open_this_month,
+            price=0 if row.units is None else price_of_segment(row.units, row.segments),
+        )
 
     async def resent_at(self, order_id: OrderId, *, after: datetime) -> Sequence[datetime]:
         rows = await self._transaction.all(_RESENT, {"order_id": order_id, "after": after})
