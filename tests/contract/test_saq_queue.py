@@ -319,6 +319,47 @@ async def test_an_idle_worker_stops_soon_and_can_start_again(url, name, ids):
         await until(lambda: desk.done)
 
 
+def losing_one_cancellation():
+    """Runs on after it was cancelled for the first time; and the event of its beginning."""
+    begun, lost = asyncio.Event(), asyncio.Event()
+
+    async def run(*_):
+        begun.set()
+        try:
+            await asyncio.sleep(LONG.total_seconds())
+        except asyncio.CancelledError:
+            if lost.is_set():
+                raise
+            lost.set()
+
+    return run, begun
+
+
+async def test_a_worker_stops_though_a_cancellation_is_lost(url, name, monkeypatch):
+    """As redis-py lost one now and then, and a worker that was told to stop ran for ever."""
+    loses, begun = losing_one_cancellation()
+    async with working(url, name, Desk()) as (queue, worker):
+        monkeypatch.setattr(queue.saq, "say_alive", loses)
+        await begun.wait()
+        async with asyncio.timeout(SOON_S):
+            await worker.stop(grace=LONG)
+
+
+async def test_a_queue_closes_though_a_cancellation_is_lost(url, name, monkeypatch):
+    loses, begun = losing_one_cancellation()
+
+    async def listen():
+        while True:
+            await loses()
+
+    async with opened(url, name) as queue:
+        monkeypatch.setattr(queue, "_listen", listen)
+        await queue.wait_for_work(timedelta(milliseconds=1))
+        await begun.wait()
+        async with asyncio.timeout(SOON_S):
+            await queue.close()
+
+
 async def test_a_worker_needs_a_handler(url, name):
     async with opened(url, name) as queue:
         with pytest.raises(RuntimeError, match="bind"):
