@@ -276,6 +276,6 @@ def served(simulator: Simulator, port: int) -> Iterator[str]:
 
 
 def _wait(seen: Callable[[], bool]) -> None:
-    ends_at = time.monotonic() + 20
+    ends_at = time.monotonic() + 120
     while not seen() and time.monotonic() < ends_at:
         time.sleep(0.01)

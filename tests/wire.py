@@ -32,6 +32,12 @@ class Wire:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    async def heard(self, count: int = 1) -> None:
+        """Return when so many requests were read; who sent them may have given up before that."""
+        async with asyncio.timeout(60):
+            while len(self.requests) < count:  # noqa: ASYNC110  the loop has to turn
+                await asyncio.sleep(0.001)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:

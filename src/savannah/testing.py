@@ -93,10 +93,17 @@ def texts(*, most: int, least: int = 1, multiline: bool = False) -> SearchStrate
     word = st.one_of(st.text(characters, min_size=1, max_size=16), plain)
     long = st.builds(lambda word, times: (word * times)[:most], word, st.integers(2, most))
     widest = 3 * max(most, 16)  # NFC writes a character in at most three
-    cleaned = st.one_of(short, short, long).map(
-        lambda raw: text.clean(raw, most=widest, least=0, multiline=multiline)
+    cleaned = (
+        st.one_of(short, short, long)
+        .filter(_unpiled)  # nobody has written, and nothing keeps, a pile of marks
+        .map(lambda raw: text.clean(raw, most=widest, least=0, multiline=multiline))
+        .filter(_unpiled)  # NFC can make two marks of one
     )
     return cleaned.filter(lambda clean: least <= len(clean) <= most)
+
+
+def _unpiled(drawn: str) -> bool:
+    return not text.is_piled(drawn)
 
 
 def metadata() -> SearchStrategy[dict[str, str]]:

@@ -61,7 +61,7 @@ def test_a_python_block_of_the_docs_runs_as_it_is_printed(code: str, tmp_path: P
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_the_rule_of_the_page_holds_once_its_patches_are_applied(tmp_path: Path)
             env=unmeasured | {"PYTHONPATH": str(tmp_path / "src")},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
 
@@ -141,7 +141,7 @@ def test_the_storage_of_the_page_is_put_through_the_suites_by_its_command(tmp_pa
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
 

@@ -87,6 +87,7 @@ def send(answer: bytes | Behaviour, **changes: Any) -> Outcome:
     async def one() -> Outcome:
         async with listening(answer) as wire, gateway(wire.url, **changes) as adapter:
             outcome = await adapter.send(sms())
+            await wire.heard()
             assert len(wire.requests) == 1, "a text is posted once, whatever comes back"
             return outcome
 
@@ -485,6 +486,7 @@ def test_a_text_that_found_no_free_connection_never_left() -> None:
             ) as adapter,
         ):
             outcomes = await asyncio.gather(*(adapter.send(sms()) for _ in range(5)))
+            await wire.heard(sum(not isinstance(outcome, RefusedSms) for outcome in outcomes))
             return outcomes, len(wire.requests)
 
     outcomes, requests = asyncio.run(many())

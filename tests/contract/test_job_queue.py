@@ -50,7 +50,7 @@ def open_saq_queue(runner, redis_server):
     worker.bind(handed)
     runner.run(worker.start())
     yield queue, handed
-    runner.run(worker.stop(grace=timedelta(seconds=5)))
+    runner.run(worker.stop(grace=timedelta(seconds=60)))
     runner.run(queue.close())
 
 

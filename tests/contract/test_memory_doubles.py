@@ -52,7 +52,7 @@ async def test_nothing_can_be_written_after_the_commit_and_nobody_waits_for_the_
     async with storage() as uow:
         await uow.customers.add(jane)
         await uow.commit()
-        async with asyncio.timeout(5), storage() as other:
+        async with asyncio.timeout(60), storage() as other:
             await other.customers.save(replace(jane, name="Jane Doe"))
             await other.commit()
         assert (await uow.customers.get(jane.id)).name == "Jane Doe"

@@ -162,9 +162,9 @@ def test_nobody_costs_as_much_time_as_a_wrong_password() -> None:
         unknown: list[float] = []
         for _ in range(41):  # in turn, so that what else the machine does meets both
             for times, kept in ((known, stored), (unknown, None)):
-                began = time.perf_counter()
+                began = time.process_time()  # what else the machine does is no work of ours
                 await hasher.verify("wrong", kept)
-                times.append(time.perf_counter() - began)
+                times.append(time.process_time() - began)
         return sorted(known)[20] / sorted(unknown)[20]
 
     ratio = run(scene())

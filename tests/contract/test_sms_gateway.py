@@ -139,6 +139,7 @@ def answer(provider, sms):
     async def outcome_of(answer, *, wait_s=10.0, **fields):
         async with listening(answer) as wire, provider.opened(wire.url, wait_s) as adapter:
             outcome = await adapter.send(sms(**fields))
+            await wire.heard()
             assert len(wire.requests) == 1
             return outcome
 

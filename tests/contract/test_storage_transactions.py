@@ -157,7 +157,7 @@ async def test_readers_do_not_wait_for_a_writer(storage, make, keep):
     await keep(jane)
     async with storage() as uow:
         await uow.customers.save(replace(jane, name="Jane Doe"))
-        async with asyncio.timeout(5), storage(reading=True) as reader:
+        async with asyncio.timeout(60), storage(reading=True) as reader:
             assert (await reader.customers.get(jane.id)).name == jane.name
 
 

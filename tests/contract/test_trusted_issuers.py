@@ -618,33 +618,35 @@ async def test_a_slow_issuer_holds_up_nobody_elses_tokens(issuer, other) -> None
             expires_at=START + timedelta(hours=1),
         )
     )
-    async with house(trust(issuer), trust(other)) as we:
+    async with house(trust(issuer), trust(other)) as we, house(trust(other)) as alone:
         theirs = other.token(said(other))
 
-        async def best_of_many() -> float:
-            times = []
+        async def how_much_longer() -> float:
+            """In turn, so that what else the machine does meets both."""
+            times: dict[House, list[float]] = {we: [], alone: []}
             for _ in range(300):
-                began = time.perf_counter()
-                assert await we.read(mine) is None
-                await own.read_access(mine)
-                assert await we.read(theirs)
-                times.append(time.perf_counter() - began)
-            return sorted(times)[len(times) // 2]
+                for readers, took in times.items():
+                    began = time.perf_counter()
+                    assert await readers.read(mine) is None
+                    await own.read_access(mine)
+                    assert await readers.read(theirs)
+                    took.append(time.perf_counter() - began)
+            beside, without = (sorted(took)[len(took) // 2] for took in times.values())
+            return beside / without
 
-        await best_of_many()
-        alone = await best_of_many()
+        await how_much_longer()
         issuer.open.clear()
         held_up = [
             asyncio.create_task(we.read(issuer.token(said(issuer, sub=f"user-{n}"))))
             for n in range(50)
         ]
         await until(lambda: issuer.asked)
-        beside = await best_of_many()
+        longer = await how_much_longer()
         assert not any(task.done() for task in held_up)
         assert issuer.asked == {DISCOVERY: 1}
         issuer.open.set()
         assert all(await asyncio.gather(*held_up))
-    assert beside < 3 * alone, f"{beside / alone:.2f} times as long"
+    assert longer < 3, f"{longer:.2f} times as long"
 
 
 async def test_an_operator_can_see_whom_we_reach(issuer, other) -> None:

@@ -19,7 +19,7 @@ import httpx
 
 import servers
 
-PATIENCE_S: Final = 60
+PATIENCE_S: Final = 180  # on a busy machine; what is waited for takes a fraction of it
 _READY: Final = re.compile(r"^.* is (?:ready on|sending).*(?=\n)", re.MULTILINE)
 
 
@@ -65,7 +65,7 @@ def running(
         yield process, found[0]
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE_S)
 
 
 def _environment(folder: Path, settings: dict[str, str]) -> dict[str, str]:

@@ -534,7 +534,9 @@ def test_probes_of_the_web_ask_what_the_service_answers(tmp_path: Path) -> None:
     assert "--port=8000" in web["args"]
     with service.serving(tmp_path) as url:
         for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
-            assert httpx.get(url + web[probe]["httpGet"]["path"], trust_env=False).is_success
+            assert httpx.get(
+                url + web[probe]["httpGet"]["path"], trust_env=False, timeout=120
+            ).is_success
 
 
 def worker_of_a_cluster(database: str, redis: str) -> tuple[Manifest, dict[str, str]]:
@@ -566,7 +568,8 @@ def test_an_outage_makes_a_real_worker_unready_and_restarts_nothing(tmp_path: Pa
         container, settings = worker_of_a_cluster(database, redis.url)
         with service.running(tmp_path, *container["args"], **settings) as (process, _):
             probes = ("startupProbe", "livenessProbe", "readinessProbe")
-            assert [answer(container, probe) for probe in probes] == [200, 200, 200]
+            # A kubelet forgives a busy machine one late answer, too.
+            service.until(lambda: {answer(container, probe) for probe in probes} == {200})
             for fall, rise in (
                 (redis.stop, redis.start),
                 (redis.freeze, redis.thaw),
@@ -575,8 +578,8 @@ def test_an_outage_makes_a_real_worker_unready_and_restarts_nothing(tmp_path: Pa
             ):
                 fall()
                 service.until(lambda: answer(container, "readinessProbe") == 503)
-                assert answer(container, "livenessProbe") == 200
-                assert answer(container, "startupProbe") == 200
+                service.until(lambda: answer(container, "livenessProbe") == 200)
+                service.until(lambda: answer(container, "startupProbe") == 200)
                 rise()
                 service.until(lambda: answer(container, "readinessProbe") == 200)
             assert process.poll() is None

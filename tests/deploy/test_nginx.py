@@ -36,7 +36,11 @@ class Edge:
     ) -> None:
         self.http, self.https, self.certificate = http, https, certificate
         self._log, self._errors = log, errors
-        self.client = httpx.Client(verify=False, trust_env=False)  # the name is not this machine's
+        self.client = httpx.Client(
+            verify=False,  # the name is not this machine's
+            trust_env=False,
+            timeout=120,
+        )
 
     def get(self, path: str, *, secure: bool = True, **headers: str) -> httpx.Response:
         address = f"https://127.0.0.1:{self.https}" if secure else f"http://127.0.0.1:{self.http}"
@@ -48,7 +52,7 @@ class Edge:
 
     def logged(self, path: str) -> dict[str, str]:
         """The line of the last request; it is written right after the answer."""
-        ends_at = time.monotonic() + 5
+        ends_at = time.monotonic() + 60
         while time.monotonic() < ends_at:
             lines = [json.loads(line) for line in self._log.read_text().splitlines()]
             if lines and lines[-1]["path"] == path:
@@ -109,11 +113,11 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
                 yield found
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(120)
 
 
 def _wait_for(port: int) -> None:
-    ends_at = time.monotonic() + 20
+    ends_at = time.monotonic() + 120
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

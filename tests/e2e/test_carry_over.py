@@ -30,7 +30,7 @@ def carry_over(folder, url) -> subprocess.CompletedProcess[str]:
         env=environment_for_child(DATABASE_URL=url),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

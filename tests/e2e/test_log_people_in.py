@@ -45,6 +45,7 @@ def curl(service, command: str, **placeholders: str) -> httpx.Response:
         headers=headers,
         auth=tuple(given["-u"][0].split(":")) if given["-u"] else None,
         trust_env=False,
+        timeout=120,
     )
 
 

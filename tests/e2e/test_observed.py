@@ -89,7 +89,9 @@ def test_a_trace_goes_from_the_request_to_the_report_through_every_process(  # n
         )
         until(lambda: sms_status(web, headers, made) == "delivered")
 
-        with httpx.Client(base_url=f"http://127.0.0.1:{page}", trust_env=False) as watcher:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{page}", trust_env=False, timeout=120
+        ) as watcher:
             assert watcher.get("/health/ready").json() == {"status": "ready"}
             assert watcher.get("/health/live").json() == {"status": "alive"}
             assert watcher.get("/").status_code == 404
@@ -163,7 +165,12 @@ def test_without_a_collector_the_trace_is_in_the_log_all_the_same(processes, unt
     headers = log_in(server)
     made = order(server, headers, **{"X-Request-ID": REQUEST_ID, "traceparent": "nonsense"})
     until(lambda: sms_status(server, headers, made) == "delivered")
-    of_order = [line for line in lines(server) if line["request_id"] == REQUEST_ID]
+
+    def lines_of_order():
+        return [line for line in lines(server) if line["request_id"] == REQUEST_ID]
+
+    until(lambda: len(lines_of_order()) >= 3)  # a line follows what it tells
+    of_order = lines_of_order()
     assert len({line["event"] for line in of_order}) == 3
     assert len({line["trace_id"] for line in of_order}) == 1
     assert re.fullmatch("(?!0{32})[0-9a-f]{32}", of_order[0]["trace_id"])
@@ -206,7 +213,10 @@ def test_every_process_of_a_server_shows_the_same_figures_and_its_own_memory(pro
 
     def scrapes():
         """What both processes show; a new connection goes to either of them."""
-        return [samples(httpx.get(f"{server.url}/metrics", trust_env=False).text) for _ in range(8)]
+        return [
+            samples(httpx.get(f"{server.url}/metrics", trust_env=False, timeout=120).text)
+            for _ in range(8)
+        ]
 
     for shown in scrapes():
         assert shown["savannah_orders_created_total", ()] == 3

@@ -25,7 +25,7 @@ def run_curl(command: str) -> tuple[int, dict]:
             [*words, "--silent", "--noproxy", "*", "--write-out", "\n%{http_code}"],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=True,
         )
         body, _, status = done.stdout.rpartition("\n")
@@ -35,7 +35,7 @@ def run_curl(command: str) -> tuple[int, dict]:
         re.split(": *", words[at + 1], maxsplit=1) for at, word in enumerate(words) if word == "-H"
     )
     body = words[words.index("-d") + 1]
-    answer = httpx.post(words[3], headers=headers, content=body, trust_env=False)
+    answer = httpx.post(words[3], headers=headers, content=body, trust_env=False, timeout=120)
     return answer.status_code, answer.json()
 
 

@@ -60,7 +60,7 @@ class Desk:
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
             **({"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []} if root else {}),
         )

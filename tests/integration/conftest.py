@@ -184,6 +184,7 @@ class Desk:
         simulator=None,
         queues=None,
         issuers=None,
+        loop_factory=None,
     ):
         self.clock = shared.clock
         self.issuer = options.get("issuer", OPTIONS["issuer"])
@@ -242,7 +243,7 @@ class Desk:
             simulator=simulator,
             queues=queues,
         )
-        self._runner = asyncio.Runner()
+        self._runner = asyncio.Runner(loop_factory=loop_factory)
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, client=("127.0.0.1", 50000)),
             base_url="http://desk.test",
@@ -277,6 +278,10 @@ class Desk:
             known = by.startswith("Bearer ")
             sent["Authorization"] = by if known else f"Bearer {self.token(by)}"
         return self.run(self.client.request(method, path, headers=sent, **more))
+
+    def time(self):
+        """Seconds of the loop of the requests."""
+        return self._runner.get_loop().time()
 
     def get(self, path, **more):
         return self.request("GET", path, **more)
@@ -406,6 +411,7 @@ def open_desk(shared):
         simulator=None,
         queues=None,
         issuers=None,
+        loop_factory=None,
         **options,
     ):
         desks.append(
@@ -419,6 +425,7 @@ def open_desk(shared):
                 simulator=simulator,
                 queues=queues,
                 issuers=issuers,
+                loop_factory=loop_factory,
             )
         )
         return desks[-1]

@@ -16,6 +16,7 @@ from savannah.domain.notification_policy import Rate
 from savannah.entrypoints.logs import JsonLines
 from savannah.entrypoints.settings import parse
 from savannah.entrypoints.simulator import Simulator
+from virtual_time import VirtualLoop
 
 UUID = "0199f3a2-5c1e-7c3a-9d57-3f0f6f0c2b11"
 
@@ -738,11 +739,14 @@ class Hangs(MemoryStorage):
 
 def test_a_handler_that_hangs_is_answered_for(open_desk, refused, lines):
     storage = Hangs()
-    desk = open_desk(storage=storage, request_timeout=timedelta(seconds=0.05))
+    limit = timedelta(minutes=1)
+    desk = open_desk(storage=storage, request_timeout=limit, loop_factory=VirtualLoop)
     assert desk.get("/api/orders/", by="viewer").status_code == 200
     storage.hangs = True
+    began_at = desk.time()
     answer = desk.get("/api/orders/", by="viewer")
     refused(answer, 503, "service_unavailable")
+    assert desk.time() - began_at == pytest.approx(limit.total_seconds(), abs=1)
     assert answer.headers["retry-after"] == "1"
     assert answer.headers["x-content-type-options"] == "nosniff"
     storage.hangs = False

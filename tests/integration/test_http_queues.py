@@ -43,13 +43,13 @@ class Office:
         await self.worker.start()
         for id_ in self.ids:
             await self.queue.enqueue([id_])
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not self.begun:  # noqa: ASYNC110  the worker has its own pace
                     await asyncio.sleep(0.01)
 
     async def close(self):
         self.gate.set()
-        await self.worker.stop(grace=timedelta(seconds=5))
+        await self.worker.stop(grace=timedelta(seconds=60))
         await self.queue.close()
 
     def path(self, id_, what=""):
@@ -226,7 +226,7 @@ def test_an_administrator_retries_and_aborts_jobs(office):
     assert desk.post(office.path(waiting[1], "/retry"), by="admin").status_code == 200
 
     async def runs(id_):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while id_ not in office.begun:  # noqa: ASYNC110  the worker has its own pace
                 await asyncio.sleep(0.01)
 

@@ -181,7 +181,7 @@ def test_asking_whether_a_schema_is_current_does_not_load_alembic(tmp_path):
         f"print(asyncio.run(schema_is_current('{url}')), 'alembic' in sys.modules)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.split() == ["True", "False"]
 
@@ -277,7 +277,7 @@ def test_two_processes_may_migrate_at_once(url):
         subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    failures = [process.communicate(timeout=60)[1] for process in running]
+    failures = [process.communicate(timeout=180)[1] for process in running]
     assert failures == ["", ""]
     assert asyncio.run(schema_is_current(url))
 
@@ -293,7 +293,7 @@ def test_on_postgres_the_second_one_waits_for_the_first(postgres_url):
             assert await first.fetchval(str(schema._LOCK))
             second = asyncio.create_task(migrate(postgres_url))
             asked_at = set()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(180):
                 while len(asked_at) < 3:  # it asks, and asks again
                     assert not second.done()
                     asked_at.update(row[0] for row in await first.fetch(asking))
@@ -338,7 +338,7 @@ def test_an_index_is_made_while_others_write_and_again_after_an_interruption(pos
     async def story() -> None:
         storage = SqlStorage.open(postgres_url)
         # Somebody writes and does not commit yet: the index waits for them, and nobody for it.
-        async with asyncio.timeout(30), storage() as first, storage() as second:
+        async with asyncio.timeout(180), storage() as first, storage() as second:
             await first._transaction.run(lambda connection: connection.execute(text(add % "A")))
             migrating = asyncio.create_task(migrate(postgres_url))
             while not await storage.read(lambda connection: connection.scalar(waiting)):

@@ -86,7 +86,7 @@ def tell(url: str, story: Callable[[Desk], Awaitable[None]]) -> None:
         try:
             desk = Desk(storage)
             await desk.watch()
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 await story(desk)
         finally:
             await storage.close()

@@ -21,7 +21,9 @@ from savannah.domain.errors import Unavailable
 
 MANAGER = Caller.admin("user:manager")
 SHORT = timedelta(milliseconds=400)
-SOON_S = 10.0  # on a busy machine; what is waited for takes a fraction of it
+# Before a server that hangs: a busy machine may stop us for a while, too.
+PATIENCE = timedelta(seconds=1)
+SOON_S = 60.0  # on a busy machine; what is waited for takes a fraction of it
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def tell(
                 replica.start()
             await replayed(url, replica)
             there = [replica.at(url)]
-            async with asyncio.timeout(60), opened(url, there, **options) as storage:
+            async with asyncio.timeout(180), opened(url, there, **options) as storage:
                 await until(lambda: answers(storage, "replica"))
                 await story(storage)
 
@@ -127,6 +129,20 @@ async def server_of(uow) -> str:
     return "replica" if in_recovery else "primary"
 
 
+@asynccontextmanager
+async def at_replica(storage: SqlStorage):
+    """A unit of work that the replica answers.
+
+    A server writes now and then by itself; for a moment its replica is behind, and it answers.
+    """
+    async with asyncio.timeout(SOON_S):
+        while True:
+            async with storage(reading=True) as uow:
+                if await server_of(uow) == "replica":
+                    yield uow
+                    return
+
+
 async def answers(storage: SqlStorage, server: str) -> bool:
     async with storage(reading=True) as uow:
         return await server_of(uow) == server
@@ -153,10 +169,13 @@ async def name_in(storage: SqlStorage, jane: Customer, *, reading: Reading = Tru
 
 def test_reading_goes_to_the_replica_writing_and_fresh_reading_to_the_primary(tell):
     async def story(storage: SqlStorage) -> None:
-        for _ in range(5):
-            assert await answers(storage, "replica")
-        async with storage(reading="each") as uow:
-            assert await server_of(uow) == "replica"
+        for reading in (True, "each") * 5:
+
+            async def read_there(reading=reading) -> bool:
+                async with storage(reading=reading) as uow:
+                    return await server_of(uow) == "replica"
+
+            await until(read_there)
         for reading in (False, "fresh"):
             async with storage(reading=reading) as uow:
                 assert await server_of(uow) == "primary"
@@ -167,9 +186,7 @@ def test_reading_goes_to_the_replica_writing_and_fresh_reading_to_the_primary(te
 def test_a_unit_of_work_at_the_replica_sees_one_moment_and_writes_nothing(tell, url, replica):
     async def story(storage: SqlStorage) -> None:
         jane = await jane_in(storage)
-        await until(lambda: answers(storage, "replica"))
-        async with storage(reading=True) as uow:
-            assert await server_of(uow) == "replica"
+        async with at_replica(storage) as uow:
             assert (await uow.customers.get(jane.id)).name == "Jane"
             await rename(storage, jane, "Jane Doe")
             await replayed(url, replica)
@@ -306,11 +323,14 @@ def test_where_commits_wait_for_the_replica_other_processes_read_them_at_once(te
         try:
             async with opened(url, []) as other:
                 jane = await jane_in(other)
+                where = []
                 for turn in range(20):
                     await rename(other, jane, f"Jane {turn}")
                     async with storage(reading=True) as uow:
                         assert (await uow.customers.get(jane.id)).name == f"Jane {turn}"
-                        assert await server_of(uow) == "replica"
+                        where.append(await server_of(uow))
+                # But for the moments in which the primary itself has written.
+                assert where.count("replica") >= 15
         finally:
             await wanted(waits=False)
 
@@ -370,9 +390,7 @@ def test_a_replica_that_failed_is_left_alone_for_a_while(tell, replica, caplog):
 def test_a_replica_that_fails_within_a_unit_of_work_leaves_the_rest_to_the_primary(tell, replica):
     async def story(storage: SqlStorage) -> None:
         jane = await jane_in(storage)
-        await until(lambda: answers(storage, "replica"))
-        async with storage(reading=True) as uow:
-            assert await server_of(uow) == "replica"
+        async with at_replica(storage) as uow:
             [[pid]] = await run_sql(uow, "SELECT pg_backend_pid()")
             await ask(replica.url, "SELECT pg_terminate_backend($1, 5000)", pid)
             assert await uow.customers.get(jane.id) == jane
@@ -397,20 +415,19 @@ def test_a_replica_that_hangs_is_given_up_in_time(tell, replica, reading):
             replica.thaw()
         await until(lambda: answers(storage, "replica"))
 
-    tell(story, replica_retry=SHORT, wait=SHORT, statement_timeout=SHORT)
+    tell(story, replica_retry=SHORT, wait=PATIENCE, statement_timeout=PATIENCE)
 
 
 def test_what_only_the_replica_refuses_is_asked_of_the_primary(tell):
     """As it refuses a query that is in the way of what it replays."""
 
     async def story(storage: SqlStorage) -> None:
-        async with storage(reading=True) as uow:
+        async with at_replica(storage) as uow:
             refused_there = "SELECT 1 / CASE WHEN pg_is_in_recovery() THEN 0 ELSE 1 END"
-            assert await server_of(uow) == "replica"
             assert await run_sql(uow, refused_there) == [(1,)]
-        assert await answers(storage, "replica")  # and it goes on being used
+        await until(lambda: answers(storage, "replica"))  # and it goes on being used
 
-    tell(story)
+    tell(story, replica_retry=timedelta(hours=1))
 
 
 def test_a_connection_is_given_back_once_when_replica_and_primary_both_refuse(tell):
@@ -437,14 +454,13 @@ def test_a_connection_is_given_back_once_when_replica_and_primary_both_refuse(te
 
 def test_what_takes_too_long_at_the_replica_is_not_done_again_at_the_primary(tell):
     async def story(storage: SqlStorage) -> None:
-        async with storage(reading=True) as uow:
-            assert await server_of(uow) == "replica"
+        async with at_replica(storage) as uow:
             slow_there = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_sleep(30)::text END"
             with pytest.raises(Unavailable):
                 await run_sql(uow, slow_there)
-        assert await answers(storage, "replica")
+        await until(lambda: answers(storage, "replica"))
 
-    tell(story, statement_timeout=SHORT)
+    tell(story, statement_timeout=SHORT, replica_retry=timedelta(hours=1))
 
 
 def test_replicas_that_were_never_there_are_passed_over_and_told_in_the_log(url, primary, caplog):

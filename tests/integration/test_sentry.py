@@ -61,7 +61,7 @@ def collector():
             [sys.executable, "-c", SCRIPT, collector.dsn, "--password=hunter2secret"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 0, done.stderr

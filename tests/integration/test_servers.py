@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -127,7 +128,7 @@ def test_a_replica_has_what_its_primary_has_and_can_only_be_read():
             there = replica.at(url)
             assert query(there, "SELECT pg_is_in_recovery()")
             query(url, "INSERT INTO parcel VALUES ('one')")
-            ends_at = time.monotonic() + 10
+            ends_at = time.monotonic() + 60
             while query(there, "SELECT name FROM parcel") != "one":
                 assert time.monotonic() < ends_at
             with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
@@ -177,6 +178,24 @@ def test_a_named_redis_is_used_and_left_as_it_was(monkeypatch):
             client.set(f"saq:{{{one}}}:queued", 1)
             client.set(other, 1)
         assert client.keys() == [b"foreign"]
+
+
+# --- their ports ---------------------------------------------------------------------------------
+
+
+def test_a_port_is_given_to_one_process_and_to_no_client(monkeypatch):
+    ports = servers.free_port(), servers.free_port()
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if given.exists():
+        first, _ = map(int, given.read_text().split())
+        assert max(ports) < first
+    for port in ports:
+        # Nobody else is given it, and a server may come, go and come back.
+        with socket.socket(type=socket.SOCK_DGRAM) as other, pytest.raises(OSError):
+            other.bind(("127.0.0.1", port))
+        for _ in range(2):
+            with socket.socket() as server:
+                server.bind(("127.0.0.1", port))
 
 
 # --- where they come from ------------------------------------------------------------------------
@@ -291,13 +310,13 @@ print(*[part for server in started for part in (server.pid, server.folder)], flu
         cwd=Path(servers.__file__).parent,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode in (0, -signal.SIGKILL)
     pids, folders = done.stdout.split()[::2], done.stdout.split()[1::2]
     assert pids
-    ends_at = time.monotonic() + 10
+    ends_at = time.monotonic() + 60
     while any(is_running(int(pid)) for pid in pids):
         assert time.monotonic() < ends_at
         time.sleep(0.01)

@@ -86,7 +86,7 @@ class Town:
     client: httpx.Client
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=5)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=60)
 
     def settle(self) -> None:
         self.run(self.simulator.settle())
@@ -103,7 +103,7 @@ class Town:
         method: str,
         path: str,
         accept: str = "application/json",
-        timeout: float = 5,
+        timeout: float | httpx.Timeout = 60,
         **more: Any,
     ) -> httpx.Response:
         headers = {"apiKey": "KEY123", "Accept": accept, **more.pop("headers", {})}
@@ -117,7 +117,7 @@ class Town:
         return service
 
     def eventually(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not holds():
             assert time.monotonic() < deadline, "it never came to be"
             time.sleep(0.005)
@@ -168,7 +168,7 @@ def servers() -> Iterator[Town]:
         yield town
     for one in running:
         one.should_exit = True
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     loop.close()
     assert not thread.is_alive()
 
@@ -515,7 +515,7 @@ def test_a_hanging_send_is_not_taken_when_the_caller_leaves(town: Town) -> None:
     fields = {"username": "desk", "to": "+254700002002", "message": "Habari"}
 
     with pytest.raises(httpx.ReadTimeout):
-        town.ask("POST", "/version1/messaging", timeout=0.1, data=fields)
+        town.ask("POST", "/version1/messaging", timeout=httpx.Timeout(60, read=0.1), data=fields)
     town.eventually(lambda: "the caller left" in json.dumps(town.simulator.state()))
 
     assert town.simulator.messages() == ()
@@ -541,10 +541,10 @@ def test_a_gateway_that_stops_lets_hanging_callers_go() -> None:
             asked = asyncio.create_task(
                 client.request(method, path, headers={"apiKey": "k"}, **more)
             )
-            await asyncio.wait({asked}, timeout=0.05)
-            assert len(simulator.received) == 1
+            while not simulator.received:  # noqa: ASYNC110  the loop only turns
+                await asyncio.sleep(0)
             await simulator.aclose()
-            return (await asyncio.wait_for(asked, 5)).status_code
+            return (await asyncio.wait_for(asked, 30)).status_code
 
     assert asyncio.run(stop_in_mid_send()) == 503
 
@@ -630,11 +630,11 @@ def test_an_early_report_is_there_before_the_answer(town: Town) -> None:
 
 
 def test_a_late_report_comes_late(town: Town) -> None:
+    asked = time.monotonic()
     town.send("+254700003011")
-    answered = time.monotonic()
     town.settle()
 
-    assert town.receiver.at[0] - answered > SWIFT.late_s / 2
+    assert town.receiver.at[0] - asked >= SWIFT.late_s
 
 
 def test_a_report_is_posted_again_until_it_is_answered_200(town: Town) -> None:

@@ -54,7 +54,7 @@ def with_storage(
     async def told() -> None:
         storage = SqlStorage.open(f"sqlite:///{path}", **options)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(180):
                 await story(storage)
         finally:
             await storage.close()

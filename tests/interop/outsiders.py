@@ -16,7 +16,7 @@ from e2e.conftest import Processes, Running
 from relying_party import Form
 
 HERE = Path(__file__).parent
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0  # on a busy machine; what is waited for takes a fraction of it
 PASSWORD = "securepassword123"
 # Nothing listens there: the browser of these tests stops before it.
 BACK = "http://127.0.0.1:9/back"

@@ -38,6 +38,7 @@ def machine_token(issuer, **fields):
         auth=("till", "a-secret-of-the-till"),
         data={"grant_type": "client_credentials", **fields},
         trust_env=False,
+        timeout=120,
     )
     assert answer.status_code == 200, answer.text
     return answer.json()["access_token"]
@@ -48,7 +49,7 @@ def mocked_token(issuer, *, claims=None, header=None, expires_in=None):
     said = {"sub": "jane", "aud": "urn:savannah", "roles": ["order-desk"], **(claims or {})}
     issuer.do("next", claims=said, header=header or {}, expires_in=expires_in)
     form = {"grant_type": "client_credentials", "scope": "orders:read"}
-    answer = httpx.post(f"{issuer.url}/token", data=form, trust_env=False)
+    answer = httpx.post(f"{issuer.url}/token", data=form, trust_env=False, timeout=120)
     assert answer.status_code == 200, answer.text
     return answer.json()["access_token"]
 

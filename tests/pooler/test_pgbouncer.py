@@ -43,7 +43,7 @@ def opened(url, pgbouncer, **more):
 
 def told(story):
     async def within():
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await story()
 
     asyncio.run(within())

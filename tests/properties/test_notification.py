@@ -1,5 +1,6 @@
 """What becomes of a text: the gateway's answers, retries and delivery reports."""
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from uuid import UUID
@@ -110,23 +111,29 @@ def report(word, *, at=NOW, **fields):
 # What is drawn
 
 
+class Enough(Exception):
+    """Ends the drawing; nothing is wrong."""
+
+
 def drawn_until(strategy, told, wanted):
-    """Draw until all of `wanted` was seen; what was still missing after many."""
+    """Draw until all of `wanted` was seen; what was still missing after very many."""
     missing = set(wanted)
 
     @settings(
-        max_examples=1000,
+        max_examples=100_000,
         phases=[Phase.generate],
         database=None,
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
     def look(value):
         missing.discard(told(value))
+        if not missing:
+            raise Enough
 
-    for _ in range(8):
-        if missing:
-            look()
+    with suppress(Enough):
+        look()
     return missing
 
 

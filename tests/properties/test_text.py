@@ -5,7 +5,7 @@ from enum import StrEnum
 from uuid import UUID
 
 import pytest
-from hypothesis import example, given
+from hypothesis import Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
 from savannah.domain import text
@@ -90,6 +90,13 @@ def test_only_a_string_is_text(value):
 
 
 # U+0F73 counts as no mark when it is sorted, and becomes two of them.
+@seed(27)  # a word of marks alone, again and again
+@settings(max_examples=300, phases=[Phase.generate], database=None)
+@given(texts(most=2000))
+def test_no_pile_of_marks_is_drawn(drawn):
+    assert not text.is_piled(drawn)
+
+
 @pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0345\u0334", "\u0f73", "\U0001d165\u0316"])
 def test_a_pile_of_marks_is_refused_and_never_sorted(marks):
     """Sorting them would take a time that grows with the square of their number."""

@@ -52,7 +52,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
 
     async def story() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await pyfuncitem.obj(**arguments)
 
     asyncio.run(story())

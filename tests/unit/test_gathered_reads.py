@@ -53,7 +53,7 @@ async def settled() -> None:
 
 def tell(story: Callable[[Table], Awaitable[None]]) -> None:
     async def within() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await story(Table())
 
     asyncio.run(within())

@@ -13,7 +13,7 @@ import pytest
 from savannah.adapters.in_process import InProcessQueue
 from savannah.domain.order import NotificationId
 
-LONG = timedelta(seconds=20)  # ends a test that would hang; nothing waits for it
+LONG = timedelta(seconds=60)  # ends a test that would hang; nothing waits for it
 NONE = timedelta(0)
 
 
@@ -185,7 +185,7 @@ def test_an_idle_queue_stops_at_once_and_can_start_again() -> None:
         assert await queue.stop(grace=LONG) == []
         await queue.start()
         await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await queue.stop(grace=LONG) == []
         await queue.enqueue(ids(1))
         async with running(queue):
@@ -215,7 +215,7 @@ def test_waiting_for_work_ends_when_somebody_wakes_the_queue() -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         queue.wake()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await waiting
 
     run(test())
@@ -226,7 +226,7 @@ def test_a_wake_up_before_the_wait_is_not_lost_and_counts_once() -> None:
         queue = InProcessQueue()
         queue.wake()
         queue.wake()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await queue.wait_for_work(LONG)
         again = asyncio.create_task(queue.wait_for_work(LONG))
         for _ in range(10):
@@ -240,7 +240,7 @@ def test_a_wake_up_before_the_wait_is_not_lost_and_counts_once() -> None:
 def test_waiting_for_work_ends_at_the_timeout() -> None:
     async def test() -> None:
         queue = InProcessQueue()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await queue.wait_for_work(timedelta(milliseconds=5))
             await queue.wait_for_work(NONE)
 
@@ -252,7 +252,7 @@ def test_a_wake_up_needs_no_event_loop() -> None:
     queue.wake()
 
     async def test() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await queue.wait_for_work(LONG)
 
     run(test())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 from typing import Any, Final
@@ -14,6 +15,7 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
 
 AWAY: Final = (RedisError, RedisClusterException, OSError)
+_AGAIN_AFTER_S: Final = 0.1
 
 
 def settings_of_connections(*, answer_s: float) -> dict[str, Any]:
@@ -52,3 +54,15 @@ def reason_of(error: BaseException) -> str:
             return f"its certificate is not trusted ({cause.verify_message})"
         cause = cause.__cause__ or cause.__context__
     return type(error).__name__
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task that talks to Redis for as long as it runs, and wait for its end.
+
+    More than once if need be: before Python 3.12 `asyncio.wait_for`, with which redis-py sends,
+    loses a cancellation that comes at the moment when what it waits for is done.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_AGAIN_AFTER_S)
+    await asyncio.gather(task, return_exceptions=True)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import cast
 
-from savannah.adapters.redis_access import AWAY, reason_of
+from savannah.adapters.redis_access import AWAY, end, reason_of
 from savannah.adapters.saq_queue.connection import AGAIN_AFTER_S, Trouble, connect
 from savannah.adapters.saq_queue.jobs import Jobs
 from savannah.application.ports import JobQueue
@@ -74,8 +74,7 @@ class SaqQueue(JobQueue):
         self._closed = True
         for task in (self._listening, self._publishing):
             if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                await end(task)
         self._listening = self._publishing = None
         await self._redis.aclose()
 

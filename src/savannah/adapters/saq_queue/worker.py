@@ -13,6 +13,7 @@ from typing import Any, Final
 from saq.types import PartialTimersDict
 from saq.worker import Worker
 
+from savannah.adapters.redis_access import end
 from savannah.adapters.saq_queue.jobs import Jobs, message_of
 from savannah.adapters.saq_queue.queue import SaqQueue
 from savannah.domain.order import NotificationId
@@ -81,8 +82,7 @@ class SaqWorker:
         worker.grace = grace
         worker.event.set()
         await self._ran
-        self._alive.cancel()
-        await asyncio.gather(self._alive, return_exceptions=True)
+        await end(self._alive)
         await self._saq.say_gone(worker.id)
 
     async def _stay_alive(self, worker_id: str) -> None:

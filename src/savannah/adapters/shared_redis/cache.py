@@ -31,12 +31,13 @@ class RedisCache(Cache):
     Args:
         url: as for `RedisRateLimiter`.
         prefix: caches with different prefixes on one Redis know nothing of each other.
+        answer: Redis that takes longer is away.
     """
 
-    def __init__(self, url: str, *, prefix: str = "savannah") -> None:
+    def __init__(self, url: str, *, prefix: str = "savannah", answer: timedelta = _ANSWER) -> None:
         self._server = Server(
             url,
-            answer=_ANSWER,
+            answer=answer,
             connections=_CONNECTIONS,
             logger=logging.getLogger("savannah.cache"),
             follows="nothing is cached",

@@ -43,12 +43,20 @@ class RedisRateLimiter(RateLimiter):
         url: as for `server.Server`.
         fallback: counts while Redis is away.
         prefix: limiters with different prefixes on one Redis know nothing of each other.
+        answer: Redis that takes longer is away.
     """
 
-    def __init__(self, url: str, *, fallback: RateLimiter, prefix: str = "savannah") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        fallback: RateLimiter,
+        prefix: str = "savannah",
+        answer: timedelta = _ANSWER,
+    ) -> None:
         self._server = Server(
             url,
-            answer=_ANSWER,
+            answer=answer,
             connections=_CONNECTIONS,
             logger=logging.getLogger("savannah.limiter"),
             follows="this process counts by itself",
