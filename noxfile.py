@@ -120,7 +120,9 @@ def interop(session: nox.Session) -> None:
 def deploy(session: nox.Session) -> None:
     """What is in `deploy/` and `.github/`, by the tools that read it; needs nginx and promtool."""
     deployment_tools(session)
-    session.run("pytest", "tests/deploy", "-m", "not machine", *session.posargs)
+    # A file each: what they start is shared by a file.
+    shared = ("-n", "2", "--dist", "loadfile")
+    session.run("pytest", "tests/deploy", "-m", "not machine", *shared, *session.posargs)
 
 
 @nox.session(python=False)
