@@ -113,22 +113,24 @@ def tls_redis(folder: Path) -> Iterator[TlsRedis]:
         server.close()
 
 
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Write what is read until one side has no more, and close."""
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
 @contextmanager
 def _in_front_of(target: int, certificate: Path, key: Path) -> Iterator[int]:
     """A port that speaks TLS and passes on, in a thread of its own."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         onward = await asyncio.open_connection("127.0.0.1", target)
-        await asyncio.gather(copy(reader, onward[1]), copy(onward[0], writer))
+        await asyncio.gather(pass_on(reader, onward[1]), pass_on(onward[0], writer))
 
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, ssl=context))

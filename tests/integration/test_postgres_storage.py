@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 
 import servers
-from certificates import Authority
+from certificates import Authority, pass_on
 from savannah import Caller, MemoryGateway, Savannah, in_memory
 from savannah.adapters.sql import SqlStorage, migrate
 from savannah.adapters.sql.transaction import StatementRefused
@@ -418,20 +418,13 @@ async def in_tls(target: int, certificate: Path, key: Path) -> AsyncIterator[int
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             await reader.readexactly(8)  # an SSLRequest
             writer.write(b"S")
             await writer.start_tls(context)
             onward = await asyncio.open_connection("127.0.0.1", target)
-            await asyncio.gather(copy(reader, onward[1]), copy(onward[0], writer))
+            await asyncio.gather(pass_on(reader, onward[1]), pass_on(onward[0], writer))
 
     listener = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
