@@ -28,8 +28,10 @@ IN_FLIGHT: Final = timedelta(seconds=15)  # how long an attempt under way may st
 
 _BUSY: Final = """
 SELECT count(*) FROM notifications
-WHERE status IN ('queued', 'sending') OR (status = 'deferred' AND due_at < now())
+WHERE status IN ('queued', 'sending') OR (status = 'deferred' AND due_at < now() + $1)
 """
+_NOW: Final = timedelta(0)
+_SOON: Final = timedelta(seconds=15)  # longer than programs take to end
 
 
 @dataclass(slots=True)
@@ -78,19 +80,19 @@ async def read(database_url: str) -> Books:
             await connection.fetch("SELECT * FROM orders"),
             await connection.fetch("SELECT * FROM notifications ORDER BY id"),
             await connection.fetch(events),
-            await connection.fetchval(_BUSY),
+            await connection.fetchval(_BUSY, _NOW),
         )
     finally:
         await connection.close()
 
 
 async def settled(database_url: str, *, within_s: float) -> float:
-    """Wait until nothing is under way; for how long."""
+    """Wait until nothing is under way, nor will be soon; for how long."""
     began = time.monotonic()
     connection = await asyncpg.connect(database_url)
     try:
         while (  # noqa: ASYNC110  what we wait for happens in other processes
-            await connection.fetchval(_BUSY) and time.monotonic() < began + within_s
+            await connection.fetchval(_BUSY, _SOON) and time.monotonic() < began + within_s
         ):
             await asyncio.sleep(0.1)
     finally:
